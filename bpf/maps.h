@@ -160,4 +160,20 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } stats SEC(".maps");
 
+/* scratch: what does not fit on a program's 512 bytes of stack. Each CPU runs
+ * one packet program at a time. */
+struct scratch {
+	struct tuple answer;
+	struct tuple detour;
+	struct flow flow;
+	struct flow room;
+	struct bpf_fib_lookup route;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
 #endif

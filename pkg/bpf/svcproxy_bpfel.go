@@ -68,16 +68,6 @@ const (
 	svcproxyFlowFlagFLOW_ESTABLISHED svcproxyFlowFlag = 64
 )
 
-type svcproxyFragmentKey struct {
-	_        structs.HostLayout
-	Src      svcproxyAddress
-	Dst      svcproxyAddress
-	Id       uint32
-	Protocol uint8
-	Egress   uint8
-	Reserved [2]uint8
-}
-
 type svcproxyFrontend struct {
 	_        structs.HostLayout
 	Service  uint32
@@ -132,25 +122,6 @@ const (
 	svcproxySocketFlagSOCKET_CONNECTED svcproxySocketFlag = 1
 	svcproxySocketFlagSOCKET_MANY      svcproxySocketFlag = 2
 )
-
-type svcproxySocketPeer struct {
-	_          structs.HostLayout
-	Addr       svcproxyAddress
-	Port       uint16
-	Reserved   uint16
-	Backend    uint32
-	Generation uint32
-	Reserved2  uint32
-}
-
-type svcproxySocketPeerKey struct {
-	_        structs.HostLayout
-	Cookie   uint64
-	Addr     svcproxyAddress
-	Port     uint16
-	Reply    uint8
-	Reserved [5]uint8
-}
 
 type svcproxySocketRecord struct {
 	_    structs.HostLayout
@@ -238,31 +209,54 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	svcproxyMapAddressFilter    = "address_filter"
-	svcproxyMapBackends         = "backends"
-	svcproxyMapDetours          = "detours"
-	svcproxyMapEmbryos          = "embryos"
-	svcproxyMapFlows            = "flows"
-	svcproxyMapFragments        = "fragments"
-	svcproxyMapFrontends        = "frontends"
-	svcproxyMapPools            = "pools"
-	svcproxyMapReplyFilter      = "reply_filter"
-	svcproxyMapServices         = "services"
-	svcproxyMapSlots            = "slots"
-	svcproxyMapSocketPeers      = "socket_peers"
-	svcproxyMapSockets          = "sockets"
-	svcproxyMapStats            = "stats"
-	svcproxyMapUplinks          = "uplinks"
-	svcproxyProgConnect4        = "connect4"
-	svcproxyVarKeepBackend      = "keep_backend"
-	svcproxyVarKeepBackendState = "keep_backend_state"
-	svcproxyVarKeepFlowFlag     = "keep_flow_flag"
-	svcproxyVarKeepFrontendFlag = "keep_frontend_flag"
-	svcproxyVarKeepFrontendKind = "keep_frontend_kind"
-	svcproxyVarKeepSlot         = "keep_slot"
-	svcproxyVarKeepSocketFlag   = "keep_socket_flag"
-	svcproxyVarKeepStat         = "keep_stat"
-	svcproxyVarKeepVerdict      = "keep_verdict"
+	svcproxyMapAddressFilter         = "address_filter"
+	svcproxyMapBackends              = "backends"
+	svcproxyMapDetours               = "detours"
+	svcproxyMapEmbryos               = "embryos"
+	svcproxyMapFlows                 = "flows"
+	svcproxyMapFragments             = "fragments"
+	svcproxyMapFrontends             = "frontends"
+	svcproxyMapPools                 = "pools"
+	svcproxyMapReplyFilter           = "reply_filter"
+	svcproxyMapScratch               = "scratch"
+	svcproxyMapServices              = "services"
+	svcproxyMapSlots                 = "slots"
+	svcproxyMapSocketPeers           = "socket_peers"
+	svcproxyMapSockets               = "sockets"
+	svcproxyMapStats                 = "stats"
+	svcproxyMapUplinks               = "uplinks"
+	svcproxyProgCollect              = "collect"
+	svcproxyProgConnect4             = "connect4"
+	svcproxyProgConnect6             = "connect6"
+	svcproxyProgEgressL2             = "egress_l2"
+	svcproxyProgGetpeername4         = "getpeername4"
+	svcproxyProgGetpeername6         = "getpeername6"
+	svcproxyProgIngressL2            = "ingress_l2"
+	svcproxyProgRecvmsg4             = "recvmsg4"
+	svcproxyProgRecvmsg6             = "recvmsg6"
+	svcproxyProgSendmsg4             = "sendmsg4"
+	svcproxyProgSendmsg6             = "sendmsg6"
+	svcproxyVarForceStack            = "force_stack"
+	svcproxyVarHaveCoarseClock       = "have_coarse_clock"
+	svcproxyVarHaveSetRetval         = "have_set_retval"
+	svcproxyVarHostNetnsCookie       = "host_netns_cookie"
+	svcproxyVarKeepBackend           = "keep_backend"
+	svcproxyVarKeepBackendState      = "keep_backend_state"
+	svcproxyVarKeepFlowFlag          = "keep_flow_flag"
+	svcproxyVarKeepFrontendFlag      = "keep_frontend_flag"
+	svcproxyVarKeepFrontendKind      = "keep_frontend_kind"
+	svcproxyVarKeepSlot              = "keep_slot"
+	svcproxyVarKeepSocketFlag        = "keep_socket_flag"
+	svcproxyVarKeepStat              = "keep_stat"
+	svcproxyVarKeepVerdict           = "keep_verdict"
+	svcproxyVarPodsInside            = "pods_inside"
+	svcproxyVarSnatFirstPort         = "snat_first_port"
+	svcproxyVarSnatLastPort          = "snat_last_port"
+	svcproxyVarTcpClosedTimeout      = "tcp_closed_timeout"
+	svcproxyVarTcpEstablishedTimeout = "tcp_established_timeout"
+	svcproxyVarTcpHalfClosedTimeout  = "tcp_half_closed_timeout"
+	svcproxyVarTcpResetTimeout       = "tcp_reset_timeout"
+	svcproxyVarUdpTimeout            = "udp_timeout"
 )
 
 // loadSvcproxy returns the embedded CollectionSpec for svcproxy.
@@ -307,7 +301,17 @@ type svcproxySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type svcproxyProgramSpecs struct {
-	Connect4 *ebpf.ProgramSpec `ebpf:"connect4"`
+	Collect      *ebpf.ProgramSpec `ebpf:"collect"`
+	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
+	EgressL2     *ebpf.ProgramSpec `ebpf:"egress_l2"`
+	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	IngressL2    *ebpf.ProgramSpec `ebpf:"ingress_l2"`
+	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 }
 
 // svcproxyMapSpecs contains maps before they are loaded into the kernel.
@@ -323,6 +327,7 @@ type svcproxyMapSpecs struct {
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SocketPeers   *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -335,15 +340,27 @@ type svcproxyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type svcproxyVariableSpecs struct {
-	KeepBackend      *ebpf.VariableSpec `ebpf:"keep_backend"`
-	KeepBackendState *ebpf.VariableSpec `ebpf:"keep_backend_state"`
-	KeepFlowFlag     *ebpf.VariableSpec `ebpf:"keep_flow_flag"`
-	KeepFrontendFlag *ebpf.VariableSpec `ebpf:"keep_frontend_flag"`
-	KeepFrontendKind *ebpf.VariableSpec `ebpf:"keep_frontend_kind"`
-	KeepSlot         *ebpf.VariableSpec `ebpf:"keep_slot"`
-	KeepSocketFlag   *ebpf.VariableSpec `ebpf:"keep_socket_flag"`
-	KeepStat         *ebpf.VariableSpec `ebpf:"keep_stat"`
-	KeepVerdict      *ebpf.VariableSpec `ebpf:"keep_verdict"`
+	ForceStack            *ebpf.VariableSpec `ebpf:"force_stack"`
+	HaveCoarseClock       *ebpf.VariableSpec `ebpf:"have_coarse_clock"`
+	HaveSetRetval         *ebpf.VariableSpec `ebpf:"have_set_retval"`
+	HostNetnsCookie       *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	KeepBackend           *ebpf.VariableSpec `ebpf:"keep_backend"`
+	KeepBackendState      *ebpf.VariableSpec `ebpf:"keep_backend_state"`
+	KeepFlowFlag          *ebpf.VariableSpec `ebpf:"keep_flow_flag"`
+	KeepFrontendFlag      *ebpf.VariableSpec `ebpf:"keep_frontend_flag"`
+	KeepFrontendKind      *ebpf.VariableSpec `ebpf:"keep_frontend_kind"`
+	KeepSlot              *ebpf.VariableSpec `ebpf:"keep_slot"`
+	KeepSocketFlag        *ebpf.VariableSpec `ebpf:"keep_socket_flag"`
+	KeepStat              *ebpf.VariableSpec `ebpf:"keep_stat"`
+	KeepVerdict           *ebpf.VariableSpec `ebpf:"keep_verdict"`
+	PodsInside            *ebpf.VariableSpec `ebpf:"pods_inside"`
+	SnatFirstPort         *ebpf.VariableSpec `ebpf:"snat_first_port"`
+	SnatLastPort          *ebpf.VariableSpec `ebpf:"snat_last_port"`
+	TcpClosedTimeout      *ebpf.VariableSpec `ebpf:"tcp_closed_timeout"`
+	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
+	TcpHalfClosedTimeout  *ebpf.VariableSpec `ebpf:"tcp_half_closed_timeout"`
+	TcpResetTimeout       *ebpf.VariableSpec `ebpf:"tcp_reset_timeout"`
+	UdpTimeout            *ebpf.VariableSpec `ebpf:"udp_timeout"`
 }
 
 // svcproxyObjects contains all objects after they have been loaded into the kernel.
@@ -375,6 +392,7 @@ type svcproxyMaps struct {
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SocketPeers   *ebpf.Map `ebpf:"socket_peers"`
@@ -394,6 +412,7 @@ func (m *svcproxyMaps) Close() error {
 		m.Frontends,
 		m.Pools,
 		m.ReplyFilter,
+		m.Scratch,
 		m.Services,
 		m.Slots,
 		m.SocketPeers,
@@ -407,27 +426,59 @@ func (m *svcproxyMaps) Close() error {
 //
 // It can be passed to loadSvcproxyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type svcproxyVariables struct {
-	KeepBackend      *ebpf.Variable `ebpf:"keep_backend"`
-	KeepBackendState *ebpf.Variable `ebpf:"keep_backend_state"`
-	KeepFlowFlag     *ebpf.Variable `ebpf:"keep_flow_flag"`
-	KeepFrontendFlag *ebpf.Variable `ebpf:"keep_frontend_flag"`
-	KeepFrontendKind *ebpf.Variable `ebpf:"keep_frontend_kind"`
-	KeepSlot         *ebpf.Variable `ebpf:"keep_slot"`
-	KeepSocketFlag   *ebpf.Variable `ebpf:"keep_socket_flag"`
-	KeepStat         *ebpf.Variable `ebpf:"keep_stat"`
-	KeepVerdict      *ebpf.Variable `ebpf:"keep_verdict"`
+	ForceStack            *ebpf.Variable `ebpf:"force_stack"`
+	HaveCoarseClock       *ebpf.Variable `ebpf:"have_coarse_clock"`
+	HaveSetRetval         *ebpf.Variable `ebpf:"have_set_retval"`
+	HostNetnsCookie       *ebpf.Variable `ebpf:"host_netns_cookie"`
+	KeepBackend           *ebpf.Variable `ebpf:"keep_backend"`
+	KeepBackendState      *ebpf.Variable `ebpf:"keep_backend_state"`
+	KeepFlowFlag          *ebpf.Variable `ebpf:"keep_flow_flag"`
+	KeepFrontendFlag      *ebpf.Variable `ebpf:"keep_frontend_flag"`
+	KeepFrontendKind      *ebpf.Variable `ebpf:"keep_frontend_kind"`
+	KeepSlot              *ebpf.Variable `ebpf:"keep_slot"`
+	KeepSocketFlag        *ebpf.Variable `ebpf:"keep_socket_flag"`
+	KeepStat              *ebpf.Variable `ebpf:"keep_stat"`
+	KeepVerdict           *ebpf.Variable `ebpf:"keep_verdict"`
+	PodsInside            *ebpf.Variable `ebpf:"pods_inside"`
+	SnatFirstPort         *ebpf.Variable `ebpf:"snat_first_port"`
+	SnatLastPort          *ebpf.Variable `ebpf:"snat_last_port"`
+	TcpClosedTimeout      *ebpf.Variable `ebpf:"tcp_closed_timeout"`
+	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
+	TcpHalfClosedTimeout  *ebpf.Variable `ebpf:"tcp_half_closed_timeout"`
+	TcpResetTimeout       *ebpf.Variable `ebpf:"tcp_reset_timeout"`
+	UdpTimeout            *ebpf.Variable `ebpf:"udp_timeout"`
 }
 
 // svcproxyPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadSvcproxyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type svcproxyPrograms struct {
-	Connect4 *ebpf.Program `ebpf:"connect4"`
+	Collect      *ebpf.Program `ebpf:"collect"`
+	Connect4     *ebpf.Program `ebpf:"connect4"`
+	Connect6     *ebpf.Program `ebpf:"connect6"`
+	EgressL2     *ebpf.Program `ebpf:"egress_l2"`
+	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
+	IngressL2    *ebpf.Program `ebpf:"ingress_l2"`
+	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 }
 
 func (p *svcproxyPrograms) Close() error {
 	return _SvcproxyClose(
+		p.Collect,
 		p.Connect4,
+		p.Connect6,
+		p.EgressL2,
+		p.Getpeername4,
+		p.Getpeername6,
+		p.IngressL2,
+		p.Recvmsg4,
+		p.Recvmsg6,
+		p.Sendmsg4,
+		p.Sendmsg6,
 	)
 }
 

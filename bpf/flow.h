@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * flow.h: connection state (DESIGN D8). A flow has two entries: the stub under the tuple its client sends,
+ * the record under the tuple its backend answers with. A new flow's are in `embryos`, whose oldest give
+ * way to new ones; both move to `flows` when the client answers the answer, which a spoofed client cannot.
+ */
+#ifndef SVCPROXY_FLOW_H
+#define SVCPROXY_FLOW_H
+
+#include "parse.h"
+
+#define SECOND 1000000000ULL
+/* How far a client's first acknowledgment may be beyond the SYN-ACK (TCP Fast Open data, a lost ACK). */
+#define PROMOTE_WINDOW 65536
+
+/* The tuple with which answers come to what this flow makes of a packet. */
+static __always_inline void answer_tuple(const struct flow *flow, __u8 protocol, struct tuple *answer)
+{
+	answer->src = flow->dst;
+	answer->dst = flow->src;
+	answer->sport = flow->dport;
+	answer->dport = flow->sport;
+	answer->protocol = protocol;
+	answer->reserved[0] = 0;
+	answer->reserved[1] = 0;
+	answer->reserved[2] = 0;
+}
+
+/* The other entry of a flow, computed from this one and its key. */
+static __always_inline void mirror_flow(const struct tuple *key, const struct flow *flow, struct flow *other)
+{
+	*other = *flow;
+	other->src = key->dst;
+	other->dst = key->src;
+	other->sport = key->dport;
+	other->dport = key->sport;
+	other->flags ^= FLOW_REPLY;
+	other->packets = 0;
+	other->bytes = 0;
+}
+
+static __always_inline void count_packet(struct flow *flow, const struct packet *packet)
+{
+	__u64 time = now();
+
+	/* A second's precision is enough, and spares the cache line. */
+	if (time - flow->last_seen > SECOND)
+		flow->last_seen = time;
+	flow->packets++;
+	flow->bytes += packet->length;
+	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {
+		if (packet->tcp_flags & TCP_RST)
+			flow->flags |= FLOW_RST;
+		if (packet->tcp_flags & TCP_FIN)
+			flow->flags |= flow->flags & FLOW_REPLY ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT;
+	}
+}
+
+/* Whether TCP's handshake, or a UDP exchange, has come so far that this client packet proves the client real. */
+static __always_inline bool proves_client(const struct packet *packet, const struct flow *stub)
+{
+	if (!(stub->flags & FLOW_REPLIED))
+		return false;
+	if (packet->tuple.protocol != IPPROTO_TCP)
+		return true;
+	return (packet->tcp_flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && packet->ack - stub->seq < PROMOTE_WINDOW;
+}
+
+/* Moves a flow from `embryos` to `flows`; leaves it where it is when that is full. room: scratch. */
+static __always_inline void promote(const struct tuple *key, const struct flow *stub, struct tuple *answer,
+				    struct flow *room)
+{
+	const struct flow *record;
+
+	answer_tuple(stub, key->protocol, answer);
+	record = bpf_map_lookup_elem(&embryos, answer);
+	if (record)
+		*room = *record;
+	else
+		mirror_flow(key, stub, room);
+	room->flags |= FLOW_ESTABLISHED | FLOW_REPLIED;
+	if (bpf_map_update_elem(&flows, answer, room, BPF_NOEXIST)) {
+		count(STAT_FLOW_FULL);
+		return;
+	}
+	*room = *stub;
+	room->flags |= FLOW_ESTABLISHED;
+	if (bpf_map_update_elem(&flows, key, room, BPF_ANY)) {
+		bpf_map_delete_elem(&flows, answer);
+		count(STAT_FLOW_FULL);
+		return;
+	}
+	bpf_map_delete_elem(&embryos, answer);
+	bpf_map_delete_elem(&embryos, key);
+	count(STAT_FLOW_PROMOTED);
+}
+
+/* Puts back the other half of an embryo that the LRU has evicted. */
+static __always_inline void repair_embryo(const struct tuple *key, const struct flow *flow, struct tuple *answer,
+					  struct flow *room)
+{
+	mirror_flow(key, flow, room);
+	bpf_map_update_elem(&embryos, answer, room, BPF_NOEXIST);
+}
+
+/* Notes on the stub that the backend has answered, and what a real client must acknowledge. */
+static __always_inline void note_answer(const struct packet *packet, const struct flow *record, struct tuple *answer,
+					struct flow *room)
+{
+	struct flow *stub;
+
+	answer_tuple(record, packet->tuple.protocol, answer);
+	stub = bpf_map_lookup_elem(&embryos, answer);
+	if (!stub) {
+		repair_embryo(&packet->tuple, record, answer, room);
+		stub = bpf_map_lookup_elem(&embryos, answer);
+		if (!stub)
+			return;
+	}
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
+			return;
+		stub->seq = packet->seq + 1;
+	}
+	stub->flags |= FLOW_REPLIED;
+}
+
+static __always_inline void delete_flow(const struct tuple *key, const struct flow *flow, struct tuple *answer)
+{
+	answer_tuple(flow, key->protocol, answer);
+	bpf_map_delete_elem(&flows, answer);
+	bpf_map_delete_elem(&embryos, answer);
+	bpf_map_delete_elem(&flows, key);
+	bpf_map_delete_elem(&embryos, key);
+}
+
+/*
+ * Whether a client packet that matches an old flow begins a new one. TCP: a SYN after both sides have
+ * closed, or for a backend that is gone. UDP: any packet for a backend that is gone, for nothing else
+ * ever ends a busy UDP flow (parity 6.2).
+ */
+static __always_inline bool begins_anew(const struct packet *packet, const struct flow *flow)
+{
+	if (flow->flags & FLOW_REPLY)
+		return false;
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+			return false;
+		if (flow->flags & FLOW_RST || flow->flags & FLOW_FIN_CLIENT)
+			return true;
+	}
+	return !find_backend(flow->backend, flow->generation);
+}
+
+#endif

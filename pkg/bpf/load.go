@@ -1,0 +1,178 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// Options says how the programs are to be loaded.
+type Options struct {
+	Root       string // a directory on a bpffs, ours alone; made if it is not there
+	PodsInside bool   // a local detector is configured: pods are inside clients (DESIGN D4)
+	ForceStack bool   // --north-south=stack
+	// FirstSNATPort and LastSNATPort bound the source ports of SNATed flows.
+	FirstSNATPort, LastSNATPort uint16
+	Features                    Features
+}
+
+// Datapath is the loaded programs and their maps. Closing it leaves the data path at work: programs,
+// links and maps are pinned below Options.Root.
+type Datapath struct {
+	opts  Options
+	log   *slog.Logger
+	coll  *ebpf.Collection
+	stats []string
+	*Tables
+	*Flows
+	uplinks map[int]UplinkConfig
+}
+
+// Load loads the programs, adopting the maps that an earlier run has pinned. Nothing is attached yet.
+func Load(opts Options, log *slog.Logger) (*Datapath, error) {
+	if opts.FirstSNATPort == 0 || opts.LastSNATPort < opts.FirstSNATPort {
+		return nil, fmt.Errorf("SNAT ports %d-%d are no range", opts.FirstSNATPort, opts.LastSNATPort)
+	}
+	if err := makeRoot(opts.Root); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise memory lock limit: %w", err)
+	}
+	spec, err := loadSvcproxy()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded programs: %w", err)
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]any{
+		"host_netns_cookie": cookie,
+		"pods_inside":       opts.PodsInside,
+		"force_stack":       opts.ForceStack,
+		"snat_first_port":   opts.FirstSNATPort,
+		"snat_last_port":    opts.LastSNATPort,
+		"have_set_retval":   opts.Features.SetRetval,
+		"have_coarse_clock": opts.Features.CoarseClock,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Maps: ebpf.MapOptions{PinPath: filepath.Join(opts.Root, "maps")},
+	})
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		return nil, fmt.Errorf("adopt maps below %s, which another version has made (svcproxy cleanup removes them): %w", opts.Root, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	d := &Datapath{opts: opts, log: log, coll: coll}
+	if d.stats, err = statNames(spec); err == nil {
+		d.Tables, err = openTables(coll.Maps, spec.Maps)
+	}
+	if err != nil {
+		coll.Close()
+		return nil, err
+	}
+	d.Flows = &Flows{maps: coll.Maps, collect: coll.Programs["collect"], filter: d.Tables.filter}
+	return d, nil
+}
+
+// Close releases what this process holds; what is pinned stays.
+func (d *Datapath) Close() error {
+	err := errors.Join(d.Flows.close(), d.Tables.close())
+	d.coll.Close()
+	return err
+}
+
+// Counters returns the data path's counters by name.
+func (d *Datapath) Counters() (map[string]uint64, error) {
+	return readStats(d.coll.Maps["stats"], d.stats)
+}
+
+// makeRoot makes the directories of pins.
+func makeRoot(root string) error {
+	for _, dir := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return fmt.Errorf("make %s for pinned maps and links (mount -t bpf bpf /sys/fs/bpf?): %w", root, err)
+		}
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(root, &s); err != nil {
+		return fmt.Errorf("look at %s: %w", root, err)
+	}
+	if uint32(s.Type) != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is not on a bpffs: mount one (mount -t bpf bpf /sys/fs/bpf) or name another place with --bpf-root", root)
+	}
+	return nil
+}
+
+// View is a running data path seen from outside: its pinned maps, read only by convention.
+type View struct {
+	*Tables
+	*Flows
+	stats []string
+	maps  map[string]*ebpf.Map
+}
+
+// Open opens what an agent has pinned below root, for commands that look. The error wraps fs.ErrNotExist
+// when there is nothing.
+func Open(root string) (*View, error) {
+	spec, err := loadSvcproxy()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded programs: %w", err)
+	}
+	v := &View{maps: make(map[string]*ebpf.Map)}
+	if v.stats, err = statNames(spec); err != nil {
+		return nil, err
+	}
+	for name, m := range spec.Maps {
+		if m.Pinning != ebpf.PinByName {
+			continue
+		}
+		path := filepath.Join(root, "maps", name)
+		v.maps[name], err = ebpf.LoadPinnedMap(path, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			v.Close()
+			return nil, fmt.Errorf("no agent has run with --bpf-root %s: %w", root, err)
+		}
+		if err == nil {
+			err = m.Compatible(v.maps[name])
+		}
+		if err != nil {
+			v.Close()
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+	}
+	if v.Tables, err = openTables(v.maps, spec.Maps); err != nil {
+		v.Close()
+		return nil, err
+	}
+	v.Flows = &Flows{maps: v.maps, filter: v.Tables.filter}
+	return v, nil
+}
+
+// Counters returns the data path's counters by name.
+func (v *View) Counters() (map[string]uint64, error) { return readStats(v.maps["stats"], v.stats) }
+
+// Close releases the maps.
+func (v *View) Close() error {
+	var err error
+	if v.Tables != nil {
+		err = v.Tables.close()
+	}
+	for _, m := range v.maps {
+		err = errors.Join(err, m.Close())
+	}
+	return err
+}
