@@ -175,8 +175,7 @@ func removeFilters(index int) error {
 			continue // no clsact here
 		}
 		for _, f := range filters {
-			b, ok := f.(*netlink.BpfFilter)
-			if !ok || !strings.HasPrefix(b.Name, filterName) || b.Priority != filterPriority {
+			if !isOurs(f) {
 				others++
 				continue
 			}
@@ -196,6 +195,11 @@ func removeFilters(index int) error {
 		return fmt.Errorf("remove clsact qdisc of %s: %w", l.Attrs().Name, err)
 	}
 	return nil
+}
+
+func isOurs(f netlink.Filter) bool {
+	b, ok := f.(*netlink.BpfFilter)
+	return ok && strings.HasPrefix(b.Name, filterName) && b.Priority == filterPriority
 }
 
 func removeLinkPin(path string) error {

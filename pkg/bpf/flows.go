@@ -67,7 +67,7 @@ func (f *Flows) Collect() (int, error) {
 	}
 
 	var candidates []Tuple
-	oldest := monotonic() - uint64(collectAge)
+	oldest := Monotonic() - uint64(collectAge)
 	err = f.Walk(func(key Tuple, flow *Flow) {
 		if flow.Flags&FlowEstablished != 0 && flow.LastSeen < oldest {
 			candidates = append(candidates, key)
@@ -127,8 +127,8 @@ func (f *Flows) replyFilter() ([]uint32, error) {
 	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(f.reply))), len(f.reply)/4), nil
 }
 
-// monotonic is the clock of the programs' time stamps.
-func monotonic() uint64 {
+// Monotonic is the clock of the programs' time stamps.
+func Monotonic() uint64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return 0

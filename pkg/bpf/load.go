@@ -121,6 +121,7 @@ func makeRoot(root string) error {
 type View struct {
 	*Tables
 	*Flows
+	root  string
 	stats []string
 	maps  map[string]*ebpf.Map
 }
@@ -132,7 +133,7 @@ func Open(root string) (*View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	v := &View{maps: make(map[string]*ebpf.Map)}
+	v := &View{root: root, maps: make(map[string]*ebpf.Map)}
 	if v.stats, err = statNames(spec); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ package endpoints
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -114,11 +115,20 @@ type Endpoint struct {
 type View struct {
 	Node string // "" if unknown: nothing is local then
 	Zone string // label topology.kubernetes.io/zone
+	// Primary is the node's primary address of each family. A range that admits it admits the load
+	// balancer addresses too: a node that has one on a local link dials it from itself.
+	Primary []netip.Addr
 	// NodePorts are the addresses on which NodePorts answer, loopback ones included where wanted; those
 	// serve only processes on the host network.
 	NodePorts []netip.Addr
 	// MasqueradeAll: ClusterIP traffic is SNATed too, which only the packet path can do.
 	MasqueradeAll bool
+}
+
+// Equal reports whether v and w see the same.
+func (v *View) Equal(w *View) bool {
+	return v.Node == w.Node && v.Zone == w.Zone && v.MasqueradeAll == w.MasqueradeAll &&
+		slices.Equal(v.NodePorts, w.NodePorts) && slices.Equal(v.Primary, w.Primary)
 }
 
 // Scope is one of the two sets of backends that a policy chooses from.
@@ -188,11 +198,13 @@ type Frontend struct {
 	// Inside answers host processes of this node, and pods where a local detector is configured;
 	// Outside answers everybody else.
 	Inside, Outside Scope
-	// HostOnly: a loopback NodePort, for processes in the host's network namespace only.
+	// HostOnly: a loopback address, usually a NodePort's: in any network namespace but the host's it
+	// means that namespace.
 	HostOnly bool
 	// NoSocket: the socket hooks must leave it to the packet path.
 	NoSocket bool
-	// SourceRanges of clients that may use it; none: everybody may. Of the frontend's family.
+	// SourceRanges of clients that may use it; none: everybody may. Of the frontend's family,
+	// shared between frontends: not to be written.
 	SourceRanges []netip.Prefix
 }
 

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/svcproxy/svcproxy/pkg/bpf"
+	"github.com/svcproxy/svcproxy/pkg/config"
+	"github.com/svcproxy/svcproxy/pkg/health"
+	"github.com/svcproxy/svcproxy/pkg/metrics"
+	"github.com/svcproxy/svcproxy/pkg/node"
+	"github.com/svcproxy/svcproxy/pkg/reconcile"
+	"github.com/svcproxy/svcproxy/pkg/watch"
+)
+
+func newRunCommand() *cobra.Command {
+	c := config.New()
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Serve this node: the agent, in place of kube-proxy",
+		Long: `Watches Services, EndpointSlices and this node's Node object, and programs the kernel.
+
+Programs, links and tables outlive the process: Services keep working while the agent is restarted,
+upgraded, or down. "svcproxy cleanup" removes them. /readyz on the health address answers 200 once the
+first full sync is in the kernel.
+
+  svcproxy run --kubeconfig /etc/kubernetes/proxy.conf --cluster-cidr 10.244.0.0/16
+  svcproxy run --config /var/lib/kube-proxy/config.conf --hostname-override $NODE_NAME
+  svcproxy run --manifests ./manifests      Services and EndpointSlices from YAML files, no API server`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.Complete(cmd.Flags()); err != nil {
+				return err
+			}
+			log := newLogger(c.Verbosity)
+			klog.SetSlogLogger(log.With("from", "client-go"))
+			return run(cmd.Context(), c, log)
+		},
+	}
+	c.AddFlags(cmd.Flags())
+	return cmd
+}
+
+// run builds the chain watch → model → reconciler → kernel and serves until ctx is done. It leaves the
+// kernel as it is: the data path works without us.
+func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	log.Info("starting", "version", version, "revision", revision(), "node", c.Proxy.HostnameOverride)
+	for _, warning := range c.Warnings {
+		log.Warn("configuration", "problem", warning)
+	}
+	policy, err := node.ParseNodePortPolicy(c.Proxy.NodePortAddresses)
+	if err != nil {
+		return fmt.Errorf("--nodeport-addresses: %w", err)
+	}
+	if c.CgroupRoot == "" {
+		if c.CgroupRoot, err = config.FindCgroupRoot(); err != nil {
+			return err
+		}
+	}
+	datapath, err := loadDatapath(c, log)
+	if err != nil {
+		return err
+	}
+	defer datapath.Close()
+	reconciler := reconcile.New(datapath, log)
+	if err := reconciler.Adopt(); err != nil {
+		return err
+	}
+	links, err := node.New(c.Devices, log)
+	if err != nil {
+		return fmt.Errorf("--devices: %w", err)
+	}
+
+	m := metrics.New(version, revision())
+	m.RegisterEvents(datapath)
+	m.RegisterTables(tableFill{datapath})
+	proxyHealth := health.NewProxy(health.Options{Timeout: 2 * c.SyncPeriod(), Now: time.Now, Answered: m.HealthAnswered})
+	a := &agent{
+		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
+		state: watch.NewState(), health: proxyHealth, metrics: m,
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.watch(ctx) })
+	group.Go(func() error { links.Run(ctx); return nil })
+	group.Go(func() error { return a.run(ctx) })
+	group.Go(func() error { return a.collectFlows(ctx) })
+	for _, server := range []health.Server{
+		{Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
+		{Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: m.NewMux(c.Proxy.EnableProfiling, log)},
+	} {
+		server.HardFail, server.Log = c.Proxy.BindAddressHardFail, log
+		group.Go(func() error { return server.Run(ctx) })
+	}
+	err = group.Wait()
+	log.Info("stopped; the data path stays", "bpfRoot", c.BPFRoot)
+	return err
+}
+
+func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {
+	first, last, err := c.SNATPortRange()
+	if err != nil {
+		return nil, err
+	}
+	err = node.ReservePorts(first, last)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		log.Warn("source ports not reserved, sockets that bind them will clash with forwarded connections", "error", err)
+	} else if err != nil {
+		return nil, fmt.Errorf("--snat-ports: %w", err)
+	}
+	features := bpf.ProbeFeatures()
+	log.Info("kernel", "features", features, "cgroupRoot", c.CgroupRoot, "bpfRoot", c.BPFRoot)
+	return bpf.Load(bpf.Options{
+		Root: c.BPFRoot, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
+		FirstSNATPort: first, LastSNATPort: last, Features: features,
+	}, log)
+}
+
+// tableFill offers the tables' fill to the metrics.
+type tableFill struct{ *bpf.Datapath }
+
+func (t tableFill) Tables() ([]metrics.Table, error) {
+	fill, err := t.FillByTable()
+	if err != nil {
+		return nil, err
+	}
+	var list []metrics.Table
+	for name, f := range fill {
+		list = append(list, metrics.Table{Name: name, Entries: f.Entries, Limit: f.Limit})
+	}
+	return list, nil
+}
