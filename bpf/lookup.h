@@ -57,8 +57,7 @@ static __always_inline const struct backend *find_backend(__u32 id, __u32 genera
 	return backend && backend->generation == generation && generation ? backend : NULL;
 }
 
-static __always_inline const struct frontend *find_frontend(const struct address *addr, __be16 port,
-							    __u8 protocol)
+static __always_inline const struct frontend *find_frontend(const struct address *addr, __be16 port, __u8 protocol)
 {
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 

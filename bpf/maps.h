@@ -12,19 +12,20 @@
 #include <bpf_helpers.h>
 #include "types.h"
 
-#define TABLE(name, value_type)                                      \
-	struct {                                                     \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);            \
-		__uint(max_entries, 1);                              \
-		__type(key, __u32);                                  \
-		__uint(pinning, LIBBPF_PIN_BY_NAME);                 \
-		__array(values, struct {                             \
-			__uint(type, BPF_MAP_TYPE_ARRAY);            \
-			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
-			__uint(max_entries, 1);                      \
-			__type(key, __u32);                          \
-			__type(value, value_type);                   \
-		});                                                  \
+#define TABLE(name, value_type)                                                      \
+	struct {                                                                     \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \
+		__uint(max_entries, 1);                                              \
+		__type(key, __u32);                                                  \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);                                 \
+		__array(                                                             \
+			values, struct {                                             \
+				__uint(type, BPF_MAP_TYPE_ARRAY);                    \
+				__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
+				__uint(max_entries, 1);                              \
+				__type(key, __u32);                                  \
+				__type(value, value_type);                           \
+			});                                                          \
 	} name SEC(".maps")
 
 /* frontends: what a client dials → its pools. Written by Go only, read by every hook that meets a new

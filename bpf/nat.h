@@ -14,13 +14,14 @@
 #define L3_V6_HOP_LIMIT 7
 #define L3_V6_ADDRESSES 8
 
-static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struct packet *packet,
-					      const struct flow *to, __s64 *diff)
+static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struct packet *packet, const struct flow *to,
+					      __s64 *diff)
 {
 	struct {
 		struct address src, dst;
 	} v6 = { to->src, to->dst };
 	__be32 old[2], v4[2];
+	long err;
 
 	if (packet->v6) {
 		*diff = bpf_csum_diff((__be32 *)&packet->tuple, 32, (__be32 *)&v6, 32, 0);
@@ -33,8 +34,10 @@ static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struc
 	v4[0] = to->src.word[3];
 	v4[1] = to->dst.word[3];
 	*diff = bpf_csum_diff(old, sizeof(old), v4, sizeof(v4), 0);
-	return bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, 0, *diff, 0) ?:
-	       bpf_skb_store_bytes(skb, packet->l3 + L3_V4_ADDRESSES, v4, sizeof(v4), 0);
+	err = bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, 0, *diff, 0);
+	if (err)
+		return err;
+	return bpf_skb_store_bytes(skb, packet->l3 + L3_V4_ADDRESSES, v4, sizeof(v4), 0);
 }
 
 /* Gives the packet the flow's addresses, and its ports unless it is a later fragment. 0, or negative errno. */
@@ -59,19 +62,24 @@ static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *
 	__builtin_memcpy(&into, ports, 4);
 	if (from == into)
 		return 0;
-	return bpf_l4_csum_replace(skb, check, from, into, 4 | udp_flag) ?:
-	       bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);
+	err = bpf_l4_csum_replace(skb, check, from, into, 4 | udp_flag);
+	if (err)
+		return err;
+	return bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);
 }
 
 /* What a router does to a packet that it passes on. The caller has seen that ttl is above 1. */
 static __always_inline long decrement_ttl(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 ttl = packet->ttl - 1;
+	long err;
 
 	if (packet->v6)
 		return bpf_skb_store_bytes(skb, packet->l3 + L3_V6_HOP_LIMIT, &ttl, 1, BPF_F_RECOMPUTE_CSUM);
-	return bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, bpf_htons(packet->ttl << 8), bpf_htons(ttl << 8), 2) ?:
-	       bpf_skb_store_bytes(skb, packet->l3 + L3_V4_TTL, &ttl, 1, 0);
+	err = bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, bpf_htons(packet->ttl << 8), bpf_htons(ttl << 8), 2);
+	if (err)
+		return err;
+	return bpf_skb_store_bytes(skb, packet->l3 + L3_V4_TTL, &ttl, 1, 0);
 }
 
 #endif

@@ -28,6 +28,11 @@ struct peer {
 	__be16 port;
 };
 
+static __always_inline bool is_peer(const struct address *addr, __be16 port, const struct peer *peer)
+{
+	return port == peer->port && same_address(addr, &peer->addr);
+}
+
 static __always_inline void read_peer(const struct bpf_sock_addr *ctx, bool v6, struct peer *peer)
 {
 	if (v6) {
@@ -116,19 +121,20 @@ static __always_inline int refuse(struct bpf_sock_addr *ctx, bool v6)
 	return ALLOW;
 }
 
-/* A macro, for no function may be called while the lock is held (verifier, before 6.1). */
-#define SET_RECORD(record, peer, backend_, id, flags_, time)          \
-	do {                                                         \
-		(record)->version = RECORD_VERSION;                  \
-		(record)->flags = flags_;                            \
-		(record)->addr = (peer)->addr;                       \
-		(record)->port = (peer)->port;                       \
-		(record)->backend_addr = (backend_)->addr;           \
-		(record)->backend_port = (backend_)->port;           \
-		(record)->backend = id;                              \
-		(record)->generation = (backend_)->generation;       \
-		(record)->last_used = time;                          \
-	} while (0)
+/* To be called with the record's lock held: inlined, so that it is no call, which the verifier forbids there. */
+static __always_inline void set_record(struct socket_record *record, const struct peer *peer,
+				       const struct backend *backend, __u32 id, __u8 flags, __u64 time)
+{
+	record->version = RECORD_VERSION;
+	record->flags = flags;
+	record->addr = peer->addr;
+	record->port = peer->port;
+	record->backend_addr = backend->addr;
+	record->backend_port = backend->port;
+	record->backend = id;
+	record->generation = backend->generation;
+	record->last_used = time;
+}
 
 static __always_inline void fill_record(struct socket_record *record, const struct peer *peer,
 					const struct backend *backend, __u32 id, __u8 flags)
@@ -136,7 +142,7 @@ static __always_inline void fill_record(struct socket_record *record, const stru
 	__u64 time = now();
 
 	bpf_spin_lock(&record->lock);
-	SET_RECORD(record, peer, backend, id, flags, time);
+	set_record(record, peer, backend, id, flags, time);
 	bpf_spin_unlock(&record->lock);
 }
 
@@ -152,12 +158,12 @@ static __always_inline bool claim_record(struct socket_record *record, const str
 	bool mine;
 
 	bpf_spin_lock(&record->lock);
-	mine = !record->version || (!(record->flags & SOCKET_CONNECTED) &&
-				    ((record->port == peer->port && same_address(&record->addr, &peer->addr)) ||
-				     (record->backend_port == backend->port &&
-				      same_address(&record->backend_addr, &backend->addr))));
+	mine = !record->version ||
+	       (!(record->flags & SOCKET_CONNECTED) &&
+		(is_peer(&record->addr, record->port, peer) ||
+		 (record->backend_port == backend->port && same_address(&record->backend_addr, &backend->addr))));
 	if (mine)
-		SET_RECORD(record, peer, backend, id, record->flags, time);
+		set_record(record, peer, backend, id, record->flags, time);
 	else
 		record->flags |= SOCKET_MANY;
 	bpf_spin_unlock(&record->lock);
@@ -216,12 +222,12 @@ static __always_inline void read_record(struct socket_record *record, struct soc
 
 /* The backend this socket was given for the frontend before, if it still serves. */
 static __always_inline const struct backend *remembered_backend(struct bpf_sock_addr *ctx, const struct peer *peer,
-								 const struct socket_record *record, __u32 *id)
+								const struct socket_record *record, __u32 *id)
 {
 	struct socket_peer_key key = { .addr = peer->addr, .port = peer->port };
 	const struct socket_peer *other;
 
-	if (record->port == peer->port && same_address(&record->addr, &peer->addr)) {
+	if (is_peer(&record->addr, record->port, peer)) {
 		*id = record->backend;
 		return find_backend(record->backend, record->generation);
 	}
@@ -262,8 +268,7 @@ static __always_inline void forget_backend(struct bpf_sock_addr *ctx, const stru
 	if (known->flags & SOCKET_MANY) {
 		key.cookie = bpf_get_socket_cookie(ctx);
 		bpf_map_delete_elem(&socket_peers, &key);
-	} else if (!(known->flags & SOCKET_CONNECTED) && known->backend_port == peer->port &&
-		   same_address(&known->backend_addr, &peer->addr)) {
+	} else if (!(known->flags & SOCKET_CONNECTED) && is_peer(&known->backend_addr, known->backend_port, peer)) {
 		bpf_sk_storage_delete(&sockets, ctx->sk);
 	}
 }
@@ -325,7 +330,7 @@ static __always_inline int socket_show(struct bpf_sock_addr *ctx, bool v6, enum 
 		return ALLOW;
 	read_peer(ctx, v6, &peer);
 	read_record(record, &known);
-	if (known.backend_port == peer.port && same_address(&known.backend_addr, &peer.addr)) {
+	if (is_peer(&known.backend_addr, known.backend_port, &peer)) {
 		write_peer(ctx, v6, &known.addr, known.port);
 		count(stat);
 	} else if (known.flags & SOCKET_MANY) {

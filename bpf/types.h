@@ -73,7 +73,7 @@ struct slot {
 ASSERT_SIZE(slot, 8);
 
 enum backend_state {
-	BACKEND_LOCAL = 1,	 /* on this node, says its EndpointSlice */
+	BACKEND_LOCAL = 1, /* on this node, says its EndpointSlice */
 	BACKEND_READY = 2,
 	BACKEND_SERVING = 4,
 	BACKEND_TERMINATING = 8,
@@ -114,10 +114,10 @@ struct tuple {
 ASSERT_SIZE(tuple, 40);
 
 enum flow_flag {
-	FLOW_REPLY = 1,	      /* the entry of packets from the backend (record); otherwise from the client (stub) */
-	FLOW_REMOTE = 2,      /* the backend is behind an uplink: SNAT and redirect */
-	FLOW_REPLIED = 4,     /* the backend has answered */
-	FLOW_FIN_CLIENT = 8,  /* TCP FIN seen from the client */
+	FLOW_REPLY = 1,	     /* the entry of packets from the backend (record); otherwise from the client (stub) */
+	FLOW_REMOTE = 2,     /* the backend is behind an uplink: SNAT and redirect */
+	FLOW_REPLIED = 4,    /* the backend has answered */
+	FLOW_FIN_CLIENT = 8, /* TCP FIN seen from the client */
 	FLOW_FIN_BACKEND = 16,
 	FLOW_RST = 32,	      /* TCP RST seen from either */
 	FLOW_ESTABLISHED = 64 /* the client has answered the answer; the entry lives in `flows` */
@@ -132,7 +132,7 @@ struct flow {
 	struct address dst;
 	__be16 sport;
 	__be16 dport;
-	__u32 flags;   /* enum flow_flag */
+	__u32 flags; /* enum flow_flag */
 	__u32 service;
 	__u32 backend;
 	__u32 generation; /* of the backend when the flow began */
@@ -158,7 +158,7 @@ ASSERT_SIZE(uplink, 40);
 struct socket_record {
 	struct bpf_spin_lock lock; /* udp sendmsg takes no socket lock: two threads may be here */
 	__u8 version;
-	__u8 flags; /* enum socket_flag */
+	__u8 flags;  /* enum socket_flag */
 	__be16 port; /* of the frontend */
 	struct address addr;
 	struct address backend_addr;
@@ -209,36 +209,36 @@ ASSERT_SIZE(fragment_key, 40);
 
 /* Why a packet or a call was counted. The names, in lower case and without STAT_, are the metric labels. */
 enum stat {
-	STAT_CONNECT,		/* connect() translated */
-	STAT_CONNECT_REJECT,	/* refused: the frontend has no backend */
-	STAT_CONNECT_DROP,	/* left alone for the packet path to drop: no backend on this node */
-	STAT_SENDMSG,		/* sendmsg() translated */
+	STAT_CONNECT,	     /* connect() translated */
+	STAT_CONNECT_REJECT, /* refused: the frontend has no backend */
+	STAT_CONNECT_DROP,   /* left alone for the packet path to drop: no backend on this node */
+	STAT_SENDMSG,	     /* sendmsg() translated */
 	STAT_SENDMSG_REJECT,
 	STAT_SENDMSG_DROP,
-	STAT_RECVMSG,		/* recvmsg() source shown as the frontend */
-	STAT_GETPEERNAME,	/* getpeername() shown as the frontend */
-	STAT_NO_RECORD,		/* socket left to the packet path: no memory for its record */
-	STAT_BAD_BACKEND,	/* a pool named a backend that is not there: a bug or a torn table */
-	STAT_PACKET_MALFORMED,	/* shorter than its headers say */
-	STAT_PACKET_REJECT,	/* packet to a frontend without backends */
-	STAT_PACKET_DROP,	/* packet to a frontend with no backend on this node */
+	STAT_RECVMSG,	       /* recvmsg() source shown as the frontend */
+	STAT_GETPEERNAME,      /* getpeername() shown as the frontend */
+	STAT_NO_RECORD,	       /* socket left to the packet path: no memory for its record */
+	STAT_BAD_BACKEND,      /* a pool named a backend that is not there: a bug or a torn table */
+	STAT_PACKET_MALFORMED, /* shorter than its headers say */
+	STAT_PACKET_REJECT,    /* packet to a frontend without backends */
+	STAT_PACKET_DROP,      /* packet to a frontend with no backend on this node */
 	STAT_FLOW_NEW,
-	STAT_FLOW_PROMOTED,	/* from embryonic to established */
-	STAT_FLOW_RESELECTED,	/* the flow's backend is gone, another one was chosen */
-	STAT_FLOW_FULL,		/* could not be stored in `flows`: stays embryonic */
-	STAT_FLOW_FAILED,	/* could not be stored at all: packet dropped */
-	STAT_FLOW_COLLECTED,	/* expired entry removed */
-	STAT_SNAT_RETRY,	/* source port taken, next one tried */
-	STAT_SNAT_EXHAUSTED,	/* no free source port: packet dropped */
-	STAT_SNAT_NO_ADDRESS,	/* the uplink has no address of this family: packet dropped */
-	STAT_FORWARD_LOCAL,	/* to a backend on this node */
-	STAT_FORWARD_REDIRECT,	/* to a backend elsewhere, straight from link to link */
-	STAT_FORWARD_STACK,	/* to a backend elsewhere, through the stack */
+	STAT_FLOW_PROMOTED,    /* from embryonic to established */
+	STAT_FLOW_RESELECTED,  /* the flow's backend is gone, another one was chosen */
+	STAT_FLOW_FULL,	       /* could not be stored in `flows`: stays embryonic */
+	STAT_FLOW_FAILED,      /* could not be stored at all: packet dropped */
+	STAT_FLOW_COLLECTED,   /* expired entry removed */
+	STAT_SNAT_RETRY,       /* source port taken, next one tried */
+	STAT_SNAT_EXHAUSTED,   /* no free source port: packet dropped */
+	STAT_SNAT_NO_ADDRESS,  /* the uplink has no address of this family: packet dropped */
+	STAT_FORWARD_LOCAL,    /* to a backend on this node */
+	STAT_FORWARD_REDIRECT, /* to a backend elsewhere, straight from link to link */
+	STAT_FORWARD_STACK,    /* to a backend elsewhere, through the stack */
 	STAT_REPLY_LOCAL,
 	STAT_REPLY_REDIRECT,
 	STAT_REPLY_STACK,
-	STAT_FRAGMENT,		/* later fragment, followed its first */
-	STAT_FRAGMENT_ORPHAN,	/* later fragment whose first was not seen: left alone */
+	STAT_FRAGMENT,	      /* later fragment, followed its first */
+	STAT_FRAGMENT_ORPHAN, /* later fragment whose first was not seen: left alone */
 	STAT_MAX,
 };
 
