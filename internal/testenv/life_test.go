@@ -306,6 +306,9 @@ const ownerVariable = "TESTENV_TEST_OWNER"
 
 func beOwner() {
 	c, err := testenv.New(context.Background(), testenv.Options{Nodes: 1, PodsPerNode: 1})
+	if err == nil {
+		_, err = c.Nodes[0].Start(exec.Command("/bin/sleep", "1000"))
+	}
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)

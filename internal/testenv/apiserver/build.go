@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -148,6 +147,10 @@ func cacheDir() (string, error) {
 		}
 		dir = filepath.Join(cache, "svcproxy", "bin")
 	}
+	dir, err := filepath.Abs(dir) // go build runs elsewhere
+	if err != nil {
+		return "", err
+	}
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
@@ -185,9 +188,4 @@ func everyHalfMinute(f func()) (stop func()) {
 		}
 	}()
 	return func() { close(done) }
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -252,4 +253,9 @@ func (s *Server) Config(user string) (*rest.Config, error) {
 		Dial:            s.DialContext,
 		QPS:             -1, // no limit
 	}, nil
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
