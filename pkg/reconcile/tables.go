@@ -10,7 +10,8 @@ import (
 //
 // Pools, slots and backends are memory that programs read at any moment: each Set is one visible write,
 // and publishing a pool is one atomic store. Ids and offsets are below the table's length; the caller
-// grows a table before it uses more. Entry 0 of services and backends is never used; pool 0 neither.
+// grows a table before it uses more. Id 0 is nobody's in services, pools and backends; the entry of
+// backend 0 has generation 0 and keeps in Reserved where the generations of the next agent begin.
 type Tables interface {
 	// What is in the kernel now; read once, at start.
 	Frontends() (map[bpf.FrontendKey]bpf.Frontend, error)

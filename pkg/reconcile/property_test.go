@@ -1,0 +1,98 @@
+package reconcile
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestRandomChanges: whatever the changes, failing writes and restarts, the tables end up as a fresh
+// computation has them, nothing leaks, and nobody ever read anything wrong on the way.
+func TestRandomChanges(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		fail    float64 // of the calls that can
+		restart float64 // after a step
+	}{
+		{"plain", 0, 0},
+		{"failing writes", 0.1, 0},
+		{"restarts", 0, 0.2},
+		{"failing writes and restarts", 0.1, 0.2},
+		{"half of the writes fail", 0.5, 0.1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for range 5 {
+				seed := rand.Uint64()
+				t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+					randomChanges(t, rand.New(rand.NewPCG(seed, 1)), tc.fail, tc.restart)
+				})
+			}
+		})
+	}
+}
+
+func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
+	f, w, wi := newFake(), newWorld(), &witness{}
+	f.wrote = func() { wi.look(f) }
+	adopting := false
+	f.fail = func(op string) error {
+		if rng.Float64() < fail && !adopting {
+			return fmt.Errorf("%s: %w", op, errInjected)
+		}
+		return nil
+	}
+	wi.settled(w)
+	r := newReconciler(f)
+	view := w.view
+	for range 40 {
+		var changes []Change
+		if rng.IntN(8) == 0 {
+			w.view = randomView(rng)
+			view = w.view
+			wi.add(w)
+		}
+		for range 1 + rng.IntN(4) {
+			c := randomChange(rng)
+			w.set(c)
+			changes = append(changes, c)
+			wi.add(w) // a Service may be named twice: the first of its changes may be seen too
+		}
+		_, err := r.Apply(view, changes)
+		view = nil
+		if fail == 0 && err != nil {
+			t.Fatal(err)
+		}
+		if rng.Float64() < restart {
+			f.restart()
+			f.loose = f.loose || r.Pending() > 0
+			r = newReconciler(f)
+			adopting = true
+			if err := r.Adopt(); err != nil {
+				t.Fatal(err)
+			}
+			adopting = false
+			_, _ = r.Apply(w.view, w.all())
+			_, _ = r.Prune()
+		}
+		if rng.IntN(2) == 0 {
+			_ = r.Collect()
+		}
+		for r.Pending() > 0 {
+			_, _ = r.Retry()
+		}
+		wi.settled(w)
+		f.loose = false
+		f.checkFilter()
+		f.check(t)
+	}
+	f.fail = nil
+	mustCollect(t, r)
+	diff(t, w.scratch(t), mustDump(t, f))
+	r.leaks(t, f)
+	f.check(t)
+
+	before := f.totalWrites()
+	if res := mustApply(t, r, w.view, w.all()); res.Writes != 0 || f.totalWrites() != before {
+		t.Fatalf("applied again: %+v and %d writes, want none", res, f.totalWrites()-before)
+	}
+}
