@@ -94,13 +94,14 @@ struct backend {
 };
 ASSERT_SIZE(backend, 32);
 
-/* The name behind a service id, for people and for taking ids over at a restart: namespace/name:port, NUL padded. */
+/* The name behind a service id, for people and for taking ids over at a restart: namespace/name:port, NUL padded:
+ * 63 bytes each at most, and two separators. */
 struct service {
-	char name[144];
+	char name[192];
 	__u8 protocol; /* IPPROTO_* */
 	__u8 reserved[7];
 };
-ASSERT_SIZE(service, 152);
+ASSERT_SIZE(service, 200);
 
 /* What identifies a packet's flow in one direction. */
 struct tuple {

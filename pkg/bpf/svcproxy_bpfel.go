@@ -105,7 +105,7 @@ const (
 
 type svcproxyService struct {
 	_        structs.HostLayout
-	Name     [144]int8
+	Name     [192]int8
 	Protocol uint8
 	Reserved [7]uint8
 }

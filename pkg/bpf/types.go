@@ -134,8 +134,8 @@ func PoolFromWord(w uint64) Pool {
 	return Pool{Offset: uint32(w), Length: uint32(w>>32) & MaxPoolLength, Verdict: Verdict(w >> 60)}
 }
 
-// NewService returns the entry that names a service id. Names longer than the field are cut; the API
-// server admits none (63 + 63 + 15 bytes and two separators are 143).
+// NewService returns the entry that names a service id. The API server admits no name longer than the
+// field (three of 63 bytes, two separators).
 func NewService(name string, protocol uint8) Service {
 	s := Service{Protocol: protocol}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&s.Name[0])), len(s.Name)-1), name)
