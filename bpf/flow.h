@@ -149,7 +149,7 @@ static __always_inline bool begins_anew(const struct packet *packet, const struc
 		if (flow->flags & FLOW_RST || flow->flags & FLOW_FIN_CLIENT)
 			return true;
 	}
-	return !find_backend(flow->backend, flow->generation);
+	return !find_kept_backend(flow->backend, flow->generation);
 }
 
 #endif

@@ -49,12 +49,21 @@ static __always_inline void *table_entry(void *table, __u32 index)
 	return inner ? bpf_map_lookup_elem(inner, &index) : NULL;
 }
 
-/* The backend behind an id stored some time ago, or NULL if it has gone since. */
+/* The backend behind an id, or NULL if the entry has been given to another since. */
 static __always_inline const struct backend *find_backend(__u32 id, __u32 generation)
 {
 	const struct backend *backend = table_entry(&backends, id);
 
 	return backend && backend->generation == generation && generation ? backend : NULL;
+}
+
+/* The same for an id that was kept from another time: a backend that is being let go has no state left, and
+ * its generation only until whoever is on the way from a slot has passed. */
+static __always_inline const struct backend *find_kept_backend(__u32 id, __u32 generation)
+{
+	const struct backend *backend = find_backend(id, generation);
+
+	return backend && backend->state ? backend : NULL;
 }
 
 static __always_inline const struct frontend *find_frontend(const struct address *addr, __be16 port, __u8 protocol)

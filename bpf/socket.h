@@ -229,7 +229,7 @@ static __always_inline const struct backend *remembered_backend(struct bpf_sock_
 
 	if (is_peer(&record->addr, record->port, peer)) {
 		*id = record->backend;
-		return find_backend(record->backend, record->generation);
+		return find_kept_backend(record->backend, record->generation);
 	}
 	if (!(record->flags & SOCKET_MANY))
 		return NULL;
@@ -238,7 +238,7 @@ static __always_inline const struct backend *remembered_backend(struct bpf_sock_
 	if (!other)
 		return NULL;
 	*id = other->backend;
-	return find_backend(other->backend, other->generation);
+	return find_kept_backend(other->backend, other->generation);
 }
 
 /* Notes both directions of a frontend and its backend beside the record, which belongs to another frontend. */
