@@ -1,9 +1,4 @@
-# A static binary on nothing. The build needs only Go: the BPF objects are committed.
-FROM golang:1.26 AS build
-WORKDIR /src
-COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /svcproxy ./cmd/svcproxy
-
+# A static binary on nothing; "make image" builds the binary first.
 FROM scratch
-COPY --from=build /svcproxy /svcproxy
+COPY bin/svcproxy /svcproxy
 ENTRYPOINT ["/svcproxy"]

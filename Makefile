@@ -23,7 +23,7 @@ generate:         ## the BPF objects and their Go types, with clang 19
 verify: generate  ## what is committed is what the sources make
 	git diff --exit-code -- pkg/bpf
 
-image:            ## container image svcproxy:dev (needs a docker daemon)
+image: build      ## container image svcproxy:dev (needs a docker daemon)
 	docker build -t svcproxy:dev .
 
 bench: build      ## connections a second through a ClusterIP against the pod address (needs root)

@@ -50,7 +50,7 @@ func (o *output) String() string {
 }
 
 // startAgent starts the agent on a node and returns when it is ready.
-func startAgent(t *testing.T, n *testenv.Node, args ...string) *agent {
+func startAgent(t testing.TB, n *testenv.Node, args ...string) *agent {
 	t.Helper()
 	a := launchAgent(t, n, args...)
 	if err := a.ready(t.Context()); err != nil {
@@ -60,7 +60,7 @@ func startAgent(t *testing.T, n *testenv.Node, args ...string) *agent {
 }
 
 // launchAgent starts the agent on a node. What it logged is shown if the test fails.
-func launchAgent(t *testing.T, n *testenv.Node, args ...string) *agent {
+func launchAgent(t testing.TB, n *testenv.Node, args ...string) *agent {
 	t.Helper()
 	a := &agent{node: n, log: &output{}}
 	cmd := exec.Command(binary, append([]string{"run", "--hostname-override", n.Name, "--cgroup-root", n.Cgroup,
@@ -149,7 +149,7 @@ func (a *agent) writes(t *testing.T) float64 {
 }
 
 // command runs another verb of the binary on the agent's node and returns what it prints.
-func command(t *testing.T, n *testenv.Node, args ...string) string {
+func command(t testing.TB, n *testenv.Node, args ...string) string {
 	t.Helper()
 	var out output
 	cmd := exec.Command(binary, append(args, "--bpf-root", n.BPFRoot)...)
@@ -165,7 +165,7 @@ func command(t *testing.T, n *testenv.Node, args ...string) string {
 }
 
 // commandJSON runs a noun command with -o json.
-func commandJSON[T any](t *testing.T, n *testenv.Node, args ...string) T {
+func commandJSON[T any](t testing.TB, n *testenv.Node, args ...string) T {
 	t.Helper()
 	var value T
 	if err := json.Unmarshal([]byte(command(t, n, append(args, "-o", "json")...)), &value); err != nil {
@@ -175,7 +175,7 @@ func commandJSON[T any](t *testing.T, n *testenv.Node, args ...string) T {
 }
 
 // manifest writes objects as one YAML file, in one step as careful tools do.
-func manifest(t *testing.T, dir, name string, objects ...any) {
+func manifest(t testing.TB, dir, name string, objects ...any) {
 	t.Helper()
 	var text bytes.Buffer
 	for _, o := range objects {
