@@ -48,6 +48,12 @@ static __always_inline void count_packet(struct flow *flow, const struct packet 
 		flow->last_seen = time;
 	flow->packets++;
 	flow->bytes += packet->length;
+	/* Whoever still sends was not reset: a forged RST must not shorten a flow's life, nor a refused
+	 * attempt that of the connection that follows it from the same port. */
+	if (flow->flags & FLOW_RST && !(packet->tcp_flags & TCP_RST))
+		flow->flags &= ~FLOW_RST;
+	if (packet->tcp_flags & TCP_SYN)
+		flow->flags &= ~(FLOW_FIN_CLIENT | FLOW_FIN_BACKEND);
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {
 		if (packet->tcp_flags & TCP_RST)
 			flow->flags |= FLOW_RST;
@@ -66,6 +72,29 @@ static __always_inline bool proves_client(const struct packet *packet, const str
 	return (packet->tcp_flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && packet->ack - stub->seq < PROMOTE_WINDOW;
 }
 
+/* Whether the reply tuple of an embryo's stub is not meanwhile another flow's (its record was evicted). */
+static __always_inline bool owns_record(const struct tuple *key, const struct flow *stub, struct tuple *answer)
+{
+	const struct flow *record;
+
+	answer_tuple(stub, key->protocol, answer);
+	record = bpf_map_lookup_elem(&flows, answer);
+	if (!record)
+		record = bpf_map_lookup_elem(&embryos, answer);
+	return !record || record->nonce == stub->nonce;
+}
+
+/* How long a silent embryo keeps its source port from others: TCP as long as clients try again; a UDP exchange
+ * until a late answer has become unlikely. */
+static __always_inline __u64 embryo_timeout(__u8 protocol, __u32 flags)
+{
+	if (flags & FLOW_RST)
+		return 2 * SECOND;
+	if (protocol != IPPROTO_UDP)
+		return 60 * SECOND;
+	return flags & FLOW_REPLIED ? 10 * SECOND : 30 * SECOND;
+}
+
 /* Moves a flow from `embryos` to `flows`; leaves it where it is when that is full. room: scratch. */
 static __always_inline void promote(const struct tuple *key, const struct flow *stub, struct tuple *answer,
 				    struct flow *room)
@@ -73,11 +102,13 @@ static __always_inline void promote(const struct tuple *key, const struct flow *
 	const struct flow *record;
 
 	answer_tuple(stub, key->protocol, answer);
+	mirror_flow(key, stub, room);
 	record = bpf_map_lookup_elem(&embryos, answer);
-	if (record)
-		*room = *record;
-	else
-		mirror_flow(key, stub, room);
+	if (record && record->nonce == stub->nonce) {
+		room->packets = record->packets;
+		room->bytes = record->bytes;
+		room->flags |= record->flags & (FLOW_FIN_BACKEND | FLOW_RST);
+	}
 	room->flags |= FLOW_ESTABLISHED | FLOW_REPLIED;
 	if (bpf_map_update_elem(&flows, answer, room, BPF_NOEXIST)) {
 		count(STAT_FLOW_FULL);

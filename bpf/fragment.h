@@ -30,11 +30,21 @@ static __always_inline void note_fragment(const struct packet *packet, bool egre
 	to->ifindex = kept;
 }
 
+/* A first fragment begins a new datagram: what an earlier one with its id did is over. */
+static __always_inline void forget_fragment(const struct packet *packet, bool egress)
+{
+	struct fragment_key key;
+
+	fragment_key(packet, egress, &key);
+	bpf_map_delete_elem(&fragments, &key);
+}
+
 static __always_inline int follow_fragment(struct __sk_buff *skb, const struct packet *packet, bool egress,
 					   struct bpf_fib_lookup *route)
 {
 	struct fragment_key key;
 	const struct flow *to;
+	long rc;
 
 	fragment_key(packet, egress, &key);
 	to = bpf_map_lookup_elem(&fragments, &key);
@@ -45,9 +55,11 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 	count(STAT_FRAGMENT);
 	if (!to->ifindex)
 		return rewrite(skb, packet, to) ? DROP : NEXT;
-	if (packet->ttl <= 1 ||
-	    find_route(skb, route, packet, &to->src, &to->dst, to->ifindex, 0, BPF_FIB_LOOKUP_OUTPUT))
+	if (packet->ttl <= 1)
 		return DROP; /* its first part has gone already */
+	rc = find_route(skb, route, packet, &to->src, &to->dst, to->ifindex, 0, BPF_FIB_LOOKUP_OUTPUT);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return DROP;
 	if (rewrite(skb, packet, to) || decrement_ttl(skb, packet))
 		return DROP;
 	return redirect(route, to->ifindex);

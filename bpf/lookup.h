@@ -20,6 +20,12 @@ static __always_inline bool same_address(const struct address *a, const struct a
 	       a->word[0] == b->word[0];
 }
 
+static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	return a->sport == b->sport && a->dport == b->dport && a->protocol == b->protocol &&
+	       same_address(&a->src, &b->src) && same_address(&a->dst, &b->dst);
+}
+
 static __always_inline bool is_v4(const struct address *a)
 {
 	return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);

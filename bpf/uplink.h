@@ -39,7 +39,7 @@ static __always_inline bool is_frontend_address(const struct address *addr)
 	return filter && *filter & 1ULL << (bit & 63);
 }
 
-static __always_inline __u32 *reply_filter_entry(const struct address *addr)
+static __always_inline __u64 *reply_filter_entry(const struct address *addr)
 {
 	__u32 index = hash_address(addr, REPLY_FILTER_BITS);
 
@@ -48,7 +48,7 @@ static __always_inline __u32 *reply_filter_entry(const struct address *addr)
 
 static __always_inline bool may_be_reply(const struct address *addr)
 {
-	const __u32 *entry = reply_filter_entry(addr);
+	const __u64 *entry = reply_filter_entry(addr);
 
 	return entry && *entry;
 }
@@ -104,13 +104,43 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 }
 
 /*
+ * Whether the record under s->answer may give way to a new flow of this packet's client: it is that very
+ * client's, whose stub was evicted; or an embryo that has been silent for so long that it holds its port for nobody.
+ */
+static __always_inline bool may_take(const struct packet *packet, struct scratch *s)
+{
+	const struct flow *record, *stub;
+	__u64 last;
+	__u32 flags;
+
+	record = bpf_map_lookup_elem(&embryos, &s->answer);
+	if (!record)
+		return false;
+	answer_tuple(record, packet->tuple.protocol, &s->detour);
+	if (same_tuple(&s->detour, &packet->tuple))
+		return true;
+	flags = record->flags;
+	last = record->last_seen;
+	stub = bpf_map_lookup_elem(&embryos, &s->detour);
+	if (stub && stub->nonce == record->nonce) {
+		flags |= stub->flags;
+		if ((__s64)(stub->last_seen - last) > 0)
+			last = stub->last_seen;
+	}
+	if ((__s64)(s->flow.last_seen - last) <= (__s64)embryo_timeout(packet->tuple.protocol, flags))
+		return false;
+	if (stub && stub->nonce == record->nonce)
+		bpf_map_delete_elem(&embryos, &s->detour);
+	return true;
+}
+
+/*
  * Stores a new flow's two entries. The record decides who owns the reply tuple: it is inserted only where
  * there is none, and when another flow has it (two frontends that lead one client port to one backend, or
  * a source port in use) the next source port is tried.
  */
 static __always_inline bool store_flow(const struct packet *packet, struct scratch *s)
 {
-	const struct flow *other;
 	int i;
 
 	for (i = 0; i < PORT_TRIES; i++) {
@@ -123,11 +153,7 @@ static __always_inline bool store_flow(const struct packet *packet, struct scrat
 				goto stored;
 			bpf_map_delete_elem(&embryos, &s->answer);
 		}
-		/* This very client's own record, whose stub was evicted, is no conflict. */
-		other = bpf_map_lookup_elem(&embryos, &s->answer);
-		if (other && other->dport == packet->tuple.sport && other->sport == packet->tuple.dport &&
-		    same_address(&other->dst, &packet->tuple.src) && same_address(&other->src, &packet->tuple.dst) &&
-		    !bpf_map_update_elem(&embryos, &s->answer, &s->room, BPF_ANY))
+		if (may_take(packet, s) && !bpf_map_update_elem(&embryos, &s->answer, &s->room, BPF_ANY))
 			goto stored;
 		s->flow.sport = random_snat_port();
 		count(STAT_SNAT_RETRY);
@@ -151,7 +177,7 @@ static __always_inline int begin_flow(struct __sk_buff *skb, const struct packet
 	struct flow *flow = &s->flow;
 	struct slot slot = {};
 	enum verdict verdict;
-	__u32 *filter;
+	__u64 *filter;
 	long rc;
 
 	if (packet->tuple.protocol == IPPROTO_TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
@@ -204,7 +230,7 @@ static __always_inline int begin_flow(struct __sk_buff *skb, const struct packet
 	if (!(flow->flags & FLOW_REMOTE)) {
 		filter = reply_filter_entry(&backend->addr);
 		if (filter && *filter != 1)
-			*(volatile __u32 *)filter = 1;
+			*(volatile __u64 *)filter = 1;
 	}
 	return forward(skb, packet, s);
 }
@@ -226,6 +252,10 @@ static __always_inline bool follow_flow(const struct packet *packet, struct scra
 		s->flow = *flow;
 		delete_flow(&packet->tuple, &s->flow, &s->answer);
 		count(STAT_FLOW_RESELECTED);
+		return false;
+	}
+	if (embryo && !(flow->flags & FLOW_REPLY) && !owns_record(&packet->tuple, flow, &s->answer)) {
+		bpf_map_delete_elem(&embryos, &packet->tuple);
 		return false;
 	}
 	count_packet(flow, packet);
@@ -263,6 +293,8 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
 		return NEXT;
+	if (packet.fragment && !packet.later_fragment)
+		forget_fragment(&packet, false);
 	if (packet.later_fragment)
 		return follow_fragment(skb, &packet, false, &s->route);
 	if (!is_frontend_address(&packet.tuple.dst) && !is_snat_port(packet.tuple.dport))
@@ -293,6 +325,8 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 	s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
 		return NEXT;
+	if (packet.fragment && !packet.later_fragment)
+		forget_fragment(&packet, true);
 	if (packet.later_fragment)
 		return follow_fragment(skb, &packet, true, &s->route);
 	if (is_snat_port(packet.tuple.sport) || is_snat_port(packet.tuple.dport)) {

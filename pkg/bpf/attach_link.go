@@ -203,10 +203,15 @@ func isOurs(f netlink.Filter) bool {
 }
 
 func removeLinkPin(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("unpin link: %w", err)
+	// Without the last reference the kernel detaches as well, but some time later.
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	if err == nil {
+		err = errors.Join(l.Detach(), l.Close())
+	}
+	return errors.Join(err, os.Remove(path))
 }
 
 func linkGone(index int) bool {

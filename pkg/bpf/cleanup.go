@@ -29,7 +29,11 @@ func Cleanup(root string) error {
 			errs = append(errs, fmt.Errorf("list pins: %w", err))
 		}
 		for _, e := range entries {
-			if err := os.Remove(filepath.Join(path, e.Name())); err != nil {
+			remove := os.Remove
+			if dir == "links" {
+				remove = removeLinkPin
+			}
+			if err := remove(filepath.Join(path, e.Name())); err != nil {
 				errs = append(errs, fmt.Errorf("unpin: %w", err))
 			}
 		}

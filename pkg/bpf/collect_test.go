@@ -125,3 +125,124 @@ func TestWalkMeetsFlowThatIsPromotedMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// Each state of a flow has its own patience (parity 6.3).
+func TestCollectByState(t *testing.T) {
+	n := newNode(t)
+	const slack = 5 * time.Second
+	for i, c := range []struct {
+		name     string
+		protocol uint8
+		client   []uint8 // flags of what the client and then the backend send at last
+		backend  []uint8
+		timeout  time.Duration
+	}{
+		{"TCP established", tcp, nil, nil, 24 * time.Hour},
+		{"TCP closed by the client", tcp, []uint8{fin | ack}, nil, time.Hour},
+		{"TCP closed by the backend", tcp, nil, []uint8{fin | ack}, time.Hour},
+		{"TCP closed", tcp, []uint8{fin | ack}, []uint8{fin | ack}, 2 * time.Minute},
+		{"TCP reset by the client", tcp, []uint8{rst}, nil, 10 * time.Second},
+		{"TCP reset by the backend", tcp, nil, []uint8{rst | ack}, 10 * time.Second},
+		{"UDP", udp, nil, nil, 2 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := families[i%2]
+			frontend := at(f.node, uint16(30000+i))
+			n.serve(t, frontend, c.protocol, at(f.onC, 8080))
+			in, sent := n.establish(t, f.first(c.protocol, 40000, frontend))
+			reply := sent.answer(0, 7001, 1001, "")
+			for _, in.flags = range c.client {
+				n.run(t, "ingress_l2", n.eth0, at0(n, in).bytes(), 0)
+			}
+			for _, reply.flags = range c.backend {
+				n.run(t, "ingress_l2", n.eth1, withMAC(reply, n.eth1).bytes(), 0)
+			}
+			stub, record := in.tuple(), reply.tuple()
+			n.age(t, c.timeout-slack, stub, record)
+			n.mustCollect(t, 0)
+			// One direction alone keeps it alive.
+			n.age(t, c.timeout+slack, stub)
+			n.mustCollect(t, 0)
+			n.age(t, c.timeout-slack, stub)
+			n.age(t, c.timeout+slack, record)
+			n.mustCollect(t, 0)
+			n.age(t, c.timeout+slack, stub, record)
+			before := n.counters(t)
+			n.mustCollect(t, 1)
+			if moved := delta(before, n.counters(t)); len(moved) != 1 || moved["flow_collected"] != 1 {
+				t.Errorf("counters that moved: %v", moved)
+			}
+			n.mustBeIn(t, "", in, sent)
+		})
+	}
+}
+
+// Many flows at once, and those that have moved again since are left.
+func TestCollectMany(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	frontend, backend := at(f.node, nodePort), at(f.pod, 53)
+	n.serve(t, frontend, udp, backend)
+	var dead []Tuple
+	for i := range 300 {
+		in, sent := n.establish(t, f.first(udp, uint16(40000+i), frontend))
+		keys := []Tuple{in.tuple(), sent.answer(0, 0, 0, "").tuple()}
+		n.age(t, time.Hour, keys...)
+		if i%3 == 0 {
+			n.must(t, ingress(n.eth0, in, next, in.to(backend), "forward_local"))
+			continue
+		}
+		dead = append(dead, keys...)
+	}
+	n.mustCollect(t, 200)
+	for _, key := range dead {
+		if _, where := n.entry(t, key); where != "" {
+			t.Fatalf("%s > %s is still in %s", key.Source(), key.Destination(), where)
+		}
+	}
+	n.mustCollect(t, 0)
+}
+
+// The filters close when neither a frontend nor a flow needs them.
+func TestCollectClosesFilters(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	frontend, backend := at(f.node, nodePort), at(f.pod, 8080)
+	n.serve(t, frontend, tcp, backend)
+	open := func() (address, reply bool) {
+		bit := NewAddress(frontend.Addr()).hash(addressFilterBits)
+		var entry []byte
+		if err := n.coll.Maps["reply_filter"].Lookup(NewAddress(backend.Addr()).hash(replyFilterBits), &entry); err != nil {
+			t.Fatal(err)
+		}
+		return n.Tables.filter.words[bit>>6]&(1<<(bit&63)) != 0, slices.ContainsFunc(entry, func(b byte) bool { return b != 0 })
+	}
+	check := func(when string, wantAddress, wantReply bool) {
+		t.Helper()
+		if address, reply := open(); address != wantAddress || reply != wantReply {
+			t.Errorf("%s: open for the frontend %t, for replies %t, want %t and %t", when, address, reply, wantAddress, wantReply)
+		}
+	}
+	check("before the first flow", true, false)
+	n.mustCollect(t, 0)
+	check("with a frontend", true, false)
+	in, sent := n.establish(t, f.first(tcp, 40000, frontend))
+	n.mustCollect(t, 0)
+	check("with a flow", true, true)
+	if err := n.DeleteFrontends([]FrontendKey{NewFrontendKey(frontend, tcp)}); err != nil {
+		t.Fatal(err)
+	}
+	n.RemoveAddress(frontend.Addr())
+	n.mustCollect(t, 0)
+	check("without the frontend", true, true)
+	n.must(t, ingress(n.eth0, in, next, in.to(backend), "forward_local"))
+	reply := sent.answer(ack, 7001, 1001, "data")
+	n.must(t, egress(n.eth0, reply, next, reply.from(frontend), "reply_local"))
+
+	in.flags = rst
+	n.must(t, ingress(n.eth0, in, next, in.to(backend), "forward_local"))
+	n.age(t, time.Minute, in.tuple(), reply.tuple())
+	n.mustCollect(t, 1)
+	n.mustCollect(t, 0) // what it has removed it knows to be gone the next time
+	check("without the flow", false, false)
+}

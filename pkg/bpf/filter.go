@@ -33,7 +33,7 @@ type addressFilter struct {
 }
 
 func openAddressFilter(m *ebpf.Map) (*addressFilter, error) {
-	mem, err := mapMemory[uint64](m)
+	mem, err := mapMemory[uint64]("address_filter", m)
 	if err != nil {
 		return nil, err
 	}

@@ -30,10 +30,11 @@ func (f *Flows) close() error {
 
 // Walk calls visit for both entries of each flow; those without FlowEstablished are embryonic.
 func (f *Flows) Walk(visit func(Tuple, *Flow)) error {
-	if err := walk(f.maps["flows"], visit); err != nil {
+	// In the order in which entries move, so that none is missed on its way.
+	if err := walk(f.maps["embryos"], visit); err != nil {
 		return err
 	}
-	return walk(f.maps["embryos"], visit)
+	return walk(f.maps["flows"], visit)
 }
 
 // Filter values of bpf/maps.h, reply_filter.
@@ -61,7 +62,7 @@ func (f *Flows) Collect() (int, error) {
 	unwanted := f.filter.unwanted()
 	suspects := 0
 	for i := range replies {
-		if atomic.CompareAndSwapUint32(&replies[i], replyUsed, replySuspect) {
+		if atomic.CompareAndSwapUint64(&replies[i], replyUsed, replySuspect) {
 			suspects++
 		}
 	}
@@ -69,7 +70,7 @@ func (f *Flows) Collect() (int, error) {
 	var candidates []Tuple
 	oldest := Monotonic() - uint64(collectAge)
 	err = f.Walk(func(key Tuple, flow *Flow) {
-		if flow.Flags&FlowEstablished != 0 && flow.LastSeen < oldest {
+		if flow.Flags&FlowEstablished != 0 && int64(flow.LastSeen-oldest) < 0 {
 			candidates = append(candidates, key)
 		}
 		frontend, backend := key.Dst, flow.Dst
@@ -78,17 +79,24 @@ func (f *Flows) Collect() (int, error) {
 		}
 		delete(unwanted, frontend.hash(addressFilterBits))
 		if flow.Flags&FlowRemote == 0 {
-			atomic.CompareAndSwapUint32(&replies[backend.hash(replyFilterBits)], replySuspect, replyUsed)
+			atomic.CompareAndSwapUint64(&replies[backend.hash(replyFilterBits)], replySuspect, replyUsed)
 		}
 	})
 	if err != nil {
 		return 0, err
 	}
+	if len(unwanted) > 0 {
+		// A restarted agent has not asked for its addresses yet.
+		err = walk(f.maps["frontends"], func(key FrontendKey, _ *Frontend) { delete(unwanted, key.Addr.hash(addressFilterBits)) })
+		if err != nil {
+			return 0, err
+		}
+	}
 	f.filter.clear(unwanted)
 	if suspects > 0 {
 		for i := range replies {
 			// If the data path has meanwhile begun a flow there, it has written replyUsed.
-			atomic.CompareAndSwapUint32(&replies[i], replySuspect, replyUnused)
+			atomic.CompareAndSwapUint64(&replies[i], replySuspect, replyUnused)
 		}
 	}
 	return f.collectKeys(candidates)
@@ -113,18 +121,18 @@ func (f *Flows) collectKeys(candidates []Tuple) (collected int, err error) {
 	return collected, nil
 }
 
-func (f *Flows) replyFilter() ([]uint32, error) {
+func (f *Flows) replyFilter() ([]uint64, error) {
 	if f.collect == nil {
 		return nil, errors.New("collect flows: opened for looking only")
 	}
 	if f.reply == nil {
-		mem, err := mapMemory[uint32](f.maps["reply_filter"])
+		mem, err := mapMemory[uint64]("reply_filter", f.maps["reply_filter"])
 		if err != nil {
 			return nil, err
 		}
 		f.reply = mem
 	}
-	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(f.reply))), len(f.reply)/4), nil
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(f.reply))), len(f.reply)/8), nil
 }
 
 // Monotonic is the clock of the programs' time stamps.

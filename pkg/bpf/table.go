@@ -32,7 +32,7 @@ func openTable[T any](outer *ebpf.Map, template *ebpf.MapSpec, limit uint32) (*t
 	case err != nil:
 		return nil, fmt.Errorf("look up inner map of %s: %w", template.Name, err)
 	}
-	mem, err := mapMemory[T](inner)
+	mem, err := mapMemory[T](template.Name, inner)
 	if err != nil {
 		inner.Close()
 		return nil, err
@@ -51,7 +51,7 @@ func (t *table[T]) install(template *ebpf.MapSpec, n uint32) error {
 	if err != nil {
 		return fmt.Errorf("create %s with %d entries: %w", template.Name, n, err)
 	}
-	mem, err := mapMemory[T](inner)
+	mem, err := mapMemory[T](template.Name, inner)
 	if err != nil {
 		inner.Close()
 		return err
@@ -91,15 +91,17 @@ func (t *table[T]) close() error {
 	return errors.Join(unix.Munmap(t.mem), t.inner.Close())
 }
 
-// mapMemory maps an array's elements.
-func mapMemory[T any](m *ebpf.Map) ([]byte, error) {
-	if size := uint32(unsafe.Sizeof(*new(T))); m.ValueSize() != size {
-		return nil, fmt.Errorf("%s has values of %d bytes, want %d: another version's table", m, m.ValueSize(), size)
+// mapMemory maps an array's elements, which lie eight bytes apart at least.
+func mapMemory[T any](name string, m *ebpf.Map) ([]byte, error) {
+	if size := uint32(unsafe.Sizeof(*new(T))); size%8 != 0 {
+		return nil, fmt.Errorf("%s: values of %d bytes do not lie side by side", name, size)
+	} else if m.ValueSize() != size {
+		return nil, fmt.Errorf("%s has values of %d bytes, want %d: another version's table", name, m.ValueSize(), size)
 	}
 	size := int(m.MaxEntries()) * int(m.ValueSize())
 	mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("map memory of %s: %w", m, err)
+		return nil, fmt.Errorf("map memory of %s: %w", name, err)
 	}
 	return mem, nil
 }
