@@ -142,6 +142,7 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct packet *packet)
 {
 	enum parsed parsed;
+	__u32 udp_length;
 	struct {
 		__be16 sport, dport;
 		__be32 seq, ack;
@@ -172,8 +173,13 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct
 		packet->ack = bpf_ntohl(tcp.ack);
 		packet->tcp_flags = tcp.flags;
 		packet->transport = tcp.offset >> 4 << 2;
+		if (packet->transport < 20 || packet->l4 + packet->transport > l3 + packet->length)
+			return PARSED_MALFORMED;
 	} else {
-		if (packet->l4 + 8 > l3 + packet->length || bpf_skb_load_bytes(skb, packet->l4, &tcp, 4))
+		if (packet->l4 + 8 > l3 + packet->length || bpf_skb_load_bytes(skb, packet->l4, &tcp, 8))
+			return PARSED_MALFORMED;
+		udp_length = bpf_ntohl(tcp.seq) >> 16; /* of the whole datagram, in its first fragment too */
+		if (udp_length < 8 || (!packet->fragment && packet->l4 + udp_length > l3 + packet->length))
 			return PARSED_MALFORMED;
 		packet->transport = 8;
 	}

@@ -74,6 +74,10 @@ static __always_inline long find_flow_route(struct __sk_buff *skb, struct bpf_fi
 				BPF_FIB_LOOKUP_OUTPUT);
 	else
 		rc = find_route(skb, route, packet, &packet->tuple.src, &flow->dst, skb->ingress_ifindex, length, 0);
+	/* An answer leaves by the link that its client came by. The route may be another's: an IPv6 lookup finds it
+	 * whatever link was asked for, and its next hop is nobody on ours. */
+	if (flow->flags & FLOW_REPLY && (!rc || rc == BPF_FIB_LKUP_RET_NO_NEIGH) && route->ifindex != flow->ifindex)
+		return 1;
 	/* Without a neighbour redirect_neigh looks one up; the link is known only since 5.12, and before
 	 * that ifindex stays what we put in. */
 	if (rc == BPF_FIB_LKUP_RET_NO_NEIGH)

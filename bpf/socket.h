@@ -146,20 +146,26 @@ static __always_inline void fill_record(struct socket_record *record, const stru
 	bpf_spin_unlock(&record->lock);
 }
 
+/* Whether a UDP socket is connected now: connect(AF_UNSPEC) calls no hook, so the record cannot know. */
+static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && ctx->sk->state == BPF_TCP_ESTABLISHED;
+}
+
 /*
  * Takes the record of an unconnected socket for this frontend, if it is new, already this frontend's, or
  * names the same backend (its answers are then shown as coming from what was dialled last). Otherwise
  * marks it as not the only one. One critical section: another thread may be sending on this socket.
  */
 static __always_inline bool claim_record(struct socket_record *record, const struct peer *peer,
-					 const struct backend *backend, __u32 id)
+					 const struct backend *backend, __u32 id, bool connected)
 {
 	__u64 time = now();
 	bool mine;
 
 	bpf_spin_lock(&record->lock);
 	mine = !record->version ||
-	       (!(record->flags & SOCKET_CONNECTED) &&
+	       (!connected &&
 		(is_peer(&record->addr, record->port, peer) ||
 		 (record->backend_port == backend->port && same_address(&record->backend_addr, &backend->addr))));
 	if (mine)
@@ -220,15 +226,17 @@ static __always_inline void read_record(struct socket_record *record, struct soc
 	bpf_spin_unlock(&record->lock);
 }
 
-/* The backend this socket was given for the frontend before, if it still serves. */
+/* The backend this socket was given for the frontend before, if it still serves. *own: says the record itself. */
 static __always_inline const struct backend *remembered_backend(struct bpf_sock_addr *ctx, const struct peer *peer,
-								const struct socket_record *record, __u32 *id)
+								const struct socket_record *record, __u32 *id,
+								bool *own)
 {
 	struct socket_peer_key key = { .addr = peer->addr, .port = peer->port };
 	const struct socket_peer *other;
 
 	if (is_peer(&record->addr, record->port, peer)) {
 		*id = record->backend;
+		*own = true;
 		return find_kept_backend(record->backend, record->generation);
 	}
 	if (!(record->flags & SOCKET_MANY))
@@ -249,28 +257,42 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 	struct socket_peer value = {
 		.addr = backend->addr, .port = backend->port, .backend = id, .generation = backend->generation
 	};
+	const struct socket_peer *known = bpf_map_lookup_elem(&socket_peers, &key);
 
-	bpf_map_update_elem(&socket_peers, &key, &value, BPF_ANY);
+	if (!known || known->backend != id || known->generation != backend->generation)
+		bpf_map_update_elem(&socket_peers, &key, &value, BPF_ANY);
+	/* Since then another frontend may have had this backend, or somebody sent to it directly. */
 	key.addr = backend->addr;
 	key.port = backend->port;
 	key.reply = 1;
+	known = bpf_map_lookup_elem(&socket_peers, &key);
+	if (known && is_peer(&known->addr, known->port, peer))
+		return;
 	value.addr = peer->addr;
 	value.port = peer->port;
 	bpf_map_update_elem(&socket_peers, &key, &value, BPF_ANY);
 }
 
-/* Dialled directly, a backend's answers must show its own address. */
+/* Dialled directly, a backend's answers must show its own address. The record is kept, empty: its flags say
+ * that there are other frontends. */
 static __always_inline void forget_backend(struct bpf_sock_addr *ctx, const struct peer *peer,
-					   const struct socket_record *known)
+					   struct socket_record *record, const struct socket_record *known)
 {
 	struct socket_peer_key key = { .addr = peer->addr, .port = peer->port, .reply = 1 };
 
+	if (is_connected(ctx))
+		return;
 	if (known->flags & SOCKET_MANY) {
 		key.cookie = bpf_get_socket_cookie(ctx);
 		bpf_map_delete_elem(&socket_peers, &key);
-	} else if (!(known->flags & SOCKET_CONNECTED) && is_peer(&known->backend_addr, known->backend_port, peer)) {
-		bpf_sk_storage_delete(&sockets, ctx->sk);
 	}
+	if (!is_peer(&known->backend_addr, known->backend_port, peer))
+		return;
+	bpf_spin_lock(&record->lock);
+	record->version = 0;
+	record->port = 0;
+	record->backend_port = 0;
+	bpf_spin_unlock(&record->lock);
 }
 
 static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
@@ -281,6 +303,7 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	enum verdict verdict;
 	struct slot slot = {};
 	struct peer peer = {};
+	bool own = false;
 	__u32 pool;
 
 	read_peer(ctx, v6, &peer);
@@ -288,12 +311,12 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 		read_record(record, &known);
 	if (!dialled_frontend(ctx, &peer, &pool)) {
 		if (record)
-			forget_backend(ctx, &peer, &known);
+			forget_backend(ctx, &peer, record, &known);
 		return ALLOW;
 	}
 
 	if (record)
-		backend = remembered_backend(ctx, &peer, &known, &slot.backend);
+		backend = remembered_backend(ctx, &peer, &known, &slot.backend, &own);
 	if (!backend) {
 		backend = choose_backend(pool, bpf_get_prandom_u32(), &slot, &verdict);
 		if (!backend) {
@@ -310,9 +333,10 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 			count(STAT_NO_RECORD);
 			return ALLOW;
 		}
-		if (!claim_record(record, &peer, backend, slot.backend))
-			remember_peer(ctx, &peer, backend, slot.backend);
+		own = false;
 	}
+	if (!own && !claim_record(record, &peer, backend, slot.backend, is_connected(ctx)))
+		remember_peer(ctx, &peer, backend, slot.backend);
 	write_peer(ctx, v6, &backend->addr, backend->port);
 	count(STAT_SENDMSG);
 	return ALLOW;
