@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/svcproxy/svcproxy/internal/testenv"
@@ -34,5 +35,24 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build the agent:", err)
 		return 1
 	}
+	defer cleanUp()
 	return m.Run()
+}
+
+var (
+	cleanupMu sync.Mutex
+	cleanups  []func()
+)
+
+// afterAll registers what is to be done when all tests have ended: the last one registered first.
+func afterAll(f func()) {
+	cleanupMu.Lock()
+	defer cleanupMu.Unlock()
+	cleanups = append(cleanups, f)
+}
+
+func cleanUp() {
+	for i := len(cleanups) - 1; i >= 0; i-- {
+		cleanups[i]()
+	}
 }

@@ -45,37 +45,5 @@ func servePods(t *testing.T, c *testenv.Cluster) {
 	}
 }
 
-func TestSmoke(t *testing.T) {
-	c := testenv.MustNew(t, testenv.Options{Nodes: 2, PodsPerNode: 2, Clients: 1})
-	servePods(t, c)
-	dir := t.TempDir()
-	s := service("web", 10, 30080)
-	manifest(t, dir, "web.yaml", append([]any{s}, slices(s, apiserver.PodBackend(c.Nodes[0].Pods[0]), apiserver.PodBackend(c.Nodes[1].Pods[0]))...)...)
-	for _, n := range c.Nodes {
-		startAgent(t, n, "--manifests", dir)
-	}
-	t.Log("\n" + command(t, c.Nodes[0], "services", "-o", "wide"))
-	t.Log("\n" + command(t, c.Nodes[0], "backends", "-o", "wide"))
-	t.Log("\n" + command(t, c.Nodes[0], "status"))
-	for _, network := range []string{"tcp", "udp", "udp-unconnected"} {
-		for _, addr := range []string{clusterIPv4(10) + ":80", "[" + clusterIPv6(10) + "]:80"} {
-			for range 3 {
-				r, err := c.Nodes[0].Pods[1].Request(t.Context(), network, addr)
-				t.Log("pod", network, addr, r, err)
-			}
-			r, err := c.Nodes[0].Request(t.Context(), network, addr)
-			t.Log("node", network, addr, r, err)
-		}
-		for _, addr := range []string{c.Nodes[0].IPv4.String() + ":30080", "[" + c.Nodes[0].IPv6.String() + "]:30080"} {
-			for range 6 {
-				r, err := c.Clients[0].Request(t.Context(), network, addr)
-				t.Log("client", network, addr, r, err)
-			}
-		}
-	}
-	t.Log("\n" + command(t, c.Nodes[0], "flows", "-o", "wide"))
-	t.Log("\n" + command(t, c.Nodes[0], "status"))
-}
-
 func clusterIPv4(number uint8) string { return fmt.Sprintf("10.96.0.%d", number) }
 func clusterIPv6(number uint8) string { return fmt.Sprintf("fd96::%x", number) }

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/svcproxy/svcproxy/pkg/bpf"
 	"github.com/svcproxy/svcproxy/pkg/config"
@@ -25,9 +27,19 @@ const (
 	collectPeriod = 15 * time.Second
 	// linkRetry is how soon a link that could not be attached to is tried again.
 	linkRetry = 2 * time.Second
+	// podCIDRPatience is kube-proxy's.
+	podCIDRPatience = 5 * time.Minute
 )
 
 var families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+
+// family is the index of one of families.
+func family(ipv6 bool) int {
+	if ipv6 {
+		return 1
+	}
+	return 0
+}
 
 // agent carries what is wanted from the sources to the kernel. Its loop is the only writer of the tables.
 type agent struct {
@@ -40,40 +52,39 @@ type agent struct {
 	state      *watch.State
 	health     *health.Proxy
 	metrics    *metrics.Metrics
+	client     kubernetes.Interface // nil with --manifests
+	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
 
 	// Owned by the loop.
+	consequences *consequences
+
 	local    *node.State     // nil until the first reading
 	object   *watch.Node     // nil until the sources have synced
 	view     *endpoints.View // nil until the first pass
 	changes  []watch.Change  // kept until then
-	triggers []time.Time     // of the changes that are not yet in the kernel
+	triggers []watch.Trigger // of the changes that are not yet in the kernel
 	attached bool
 	retry    *time.Timer // for what failed in the tables
 	relink   *time.Timer // for links that could not be attached to
+	podCIDRs *time.Timer // for the Node object to have some, where they are needed
 	counted  watch.Counters
 	written  reconcile.Stats
 }
 
 // watch runs the source of Services until ctx is done.
 func (a *agent) watch(ctx context.Context) error {
-	name := a.config.Proxy.HostnameOverride
+	name := a.config.Node
 	if a.config.Manifests != "" {
 		return ignoreCanceled(ctx, watch.RunManifests(ctx, a.config.Manifests, name, a.state, a.log))
 	}
-	connection := a.config.Proxy.ClientConnection
-	client, err := watch.NewClient(watch.ClientOptions{
-		Kubeconfig: connection.Kubeconfig, Master: a.config.Master, QPS: connection.QPS, Burst: int(connection.Burst), Version: version,
-	})
-	if err != nil {
-		return err
-	}
-	return ignoreCanceled(ctx, watch.RunAPI(ctx, client, name, a.state, a.log))
+	return ignoreCanceled(ctx, watch.RunAPI(ctx, a.client, name, a.state, a.log))
 }
 
 // run is the loop: what has changed is taken, and in the kernel before the next is looked at. Changes that
 // come meanwhile are taken together, so a burst coalesces and a lone change waits for nothing.
 func (a *agent) run(ctx context.Context) error {
-	a.retry, a.relink = stoppedTimer(), stoppedTimer()
+	a.retry, a.relink, a.podCIDRs = stoppedTimer(), stoppedTimer(), stoppedTimer()
+	a.health.SetAwaiting(a.awaiting()...)
 	for _, f := range families {
 		a.health.Updated(f) // examined from now on, in case no sync ever succeeds
 	}
@@ -104,6 +115,8 @@ func (a *agent) run(ctx context.Context) error {
 			a.setUplinks()
 		case <-a.relink.C:
 			a.setUplinks()
+		case <-a.podCIDRs.C:
+			return fmt.Errorf("node %s has had no podCIDRs for %v: --detect-local-mode=NodeCIDR needs them", a.config.Node, podCIDRPatience)
 		case <-a.retry.C:
 			a.finish(a.reconciler.Retry())
 		}
@@ -116,24 +129,57 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
+// watchLinks follows the node's links until ctx is done. It begins when the node's addresses are known, for
+// without them not every uplink is found, and we would call ourselves ready with some missing.
+func (a *agent) watchLinks(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-a.nodeKnown:
+		a.links.Run(ctx)
+	}
+}
+
 // take takes what the sources have, and applies it.
 func (a *agent) take() {
 	update := a.state.Take()
 	a.countChanges()
 	if update.Node != nil {
-		a.object = update.Node
-		a.health.SetNodeEligible(!update.Node.Deleting)
-		a.links.SetNodeAddresses(update.Node.Addresses)
+		first := a.object == nil
+		a.setNode(update.Node)
+		if first {
+			close(a.nodeKnown)
+		}
 	}
 	a.apply(update.Changes)
+}
+
+// setNode takes what the Node object says now.
+func (a *agent) setNode(object *watch.Node) {
+	with := *object
+	with.Addresses = a.config.NodeAddresses(object.Addresses)
+	if a.object == nil && a.awaitsPodCIDRs(&with) {
+		a.podCIDRs.Reset(podCIDRPatience)
+	}
+	if !a.awaitsPodCIDRs(&with) {
+		a.podCIDRs.Stop()
+	}
+	a.object = &with
+	a.health.SetNodeEligible(!with.Deleting)
+	a.links.SetNodeAddresses(with.Addresses)
+}
+
+// awaitsPodCIDRs reports whether pods cannot be told before the Node object has podCIDRs. Its
+// addresses are not waited for: where they count, they count when they come.
+func (a *agent) awaitsPodCIDRs(object *watch.Node) bool {
+	return a.config.Proxy.DetectLocalMode == config.ModeNodeCIDR && len(object.PodCIDRs) == 0 && a.view == nil
 }
 
 // apply writes changes, and what a changed node means for all Services. Before everything is known that
 // the first answer depends on, changes are kept.
 func (a *agent) apply(changes []watch.Change) {
 	a.changes = append(a.changes, changes...)
-	if a.object == nil || a.local == nil {
-		a.health.SetAwaiting(a.awaiting()...)
+	if awaiting := a.awaiting(); len(awaiting) > 0 {
+		a.health.SetAwaiting(awaiting...)
 		return
 	}
 	view := a.viewNow()
@@ -141,6 +187,7 @@ func (a *agent) apply(changes []watch.Change) {
 		view = nil
 	} else {
 		a.view = view
+		a.consequences.checks.SetAddresses(a.policy.ListenAddresses(a.local.Addresses, a.object.Addresses))
 	}
 	if view == nil && len(a.changes) == 0 {
 		return
@@ -148,8 +195,10 @@ func (a *agent) apply(changes []watch.Change) {
 	wanted := make([]reconcile.Change, len(a.changes))
 	a.triggers = a.triggers[:0]
 	for i, c := range a.changes {
+		c.Service = a.admitted(c.Service)
 		wanted[i] = reconcile.Change{Name: c.Name, Service: c.Service, Slices: c.Slices}
 		a.triggers = append(a.triggers, c.Triggers...)
+		a.consequences.expect(c, a.view)
 	}
 	a.changes = nil
 	now := time.Now()
@@ -169,13 +218,27 @@ func (a *agent) awaiting() []string {
 	if a.local == nil {
 		list = append(list, "links and addresses of this node")
 	}
+	if a.object != nil && a.awaitsPodCIDRs(a.object) {
+		list = append(list, "podCIDRs of Node "+a.object.Name)
+	}
 	return list
+}
+
+// admitted is a Service without what the configuration does not admit.
+func (a *agent) admitted(s *endpoints.Service) *endpoints.Service {
+	if s == nil || len(s.ExternalIPs) == 0 || a.config.ExternalIPs() {
+		return s
+	}
+	without := *s
+	without.ExternalIPs = nil
+	return &without
 }
 
 // finish draws the consequences of a pass over the tables. What failed is tried again; health suffers only
 // if it does for long. Services that do not fit are no reason to call the node unhealthy.
 func (a *agent) finish(result reconcile.Result, err error) {
 	a.countWrites()
+	a.consequences.complain(a.reconciler)
 	if err != nil {
 		a.log.Error("services not all programmed", "error", err, "pending", a.reconciler.Pending(), "retry", a.config.SyncPeriod())
 		a.retry.Reset(a.config.SyncPeriod())
@@ -186,15 +249,18 @@ func (a *agent) finish(result reconcile.Result, err error) {
 	now := time.Now()
 	for _, f := range families {
 		a.health.Updated(f)
-		for _, t := range a.triggers {
-			a.metrics.ObserveProgramming(f, now.Sub(t))
-		}
+	}
+	for _, t := range a.triggers {
+		a.metrics.ObserveProgramming(families[family(t.IPv6)], now.Sub(t.Time))
 	}
 	a.triggers = a.triggers[:0]
 	a.metrics.Synced(now)
 	a.log.Debug("programmed", "services", result.Services, "writes", result.Writes)
 	if !a.attached {
 		a.attach(result)
+	}
+	if a.attached {
+		a.consequences.conclude(a.reconciler.Held())
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -19,19 +20,22 @@ func newCleanupCommand() *cobra.Command {
 		Long: `Stops serving: connections from outside that are passed on to other nodes end; those that were made at
 sockets go on. Stop the agent first. With --snat-ports as the agent had it.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			first, last, err := c.SNATPortRange()
-			if err != nil {
-				return err
-			}
-			err = errors.Join(bpf.Cleanup(c.BPFRoot), node.ReleasePorts(first, last))
-			if err == nil {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing of svcproxy is left below", c.BPFRoot, "and on this node's links")
-			}
-			return err
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cleanUp(c, cmd.OutOrStdout()) },
 	}
 	cmd.Flags().StringVar(&c.BPFRoot, "bpf-root", c.BPFRoot, "the agent's --bpf-root")
 	cmd.Flags().StringVar(&c.SNATPorts, "snat-ports", c.SNATPorts, "the agent's --snat-ports")
 	return cmd
+}
+
+// cleanUp removes what is ours from the node, and says so.
+func cleanUp(c *config.Config, w io.Writer) error {
+	first, last, err := c.SNATPortRange()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(bpf.Cleanup(c.BPFRoot), node.ReleasePorts(first, last)); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "nothing of svcproxy is left below", c.BPFRoot, "and on this node's links")
+	return nil
 }

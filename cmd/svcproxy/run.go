@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/svcproxy/svcproxy/pkg/bpf"
 	"github.com/svcproxy/svcproxy/pkg/config"
@@ -37,11 +38,28 @@ first full sync is in the kernel.
   svcproxy run --manifests ./manifests      Services and EndpointSlices from YAML files, no API server`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Version {
+				newVersionCommand().Run(cmd, nil)
+				return nil
+			}
 			if err := c.Complete(cmd.Flags()); err != nil {
 				return err
 			}
-			log := newLogger(c.Verbosity)
-			klog.SetSlogLogger(log.With("from", "client-go"))
+			log, err := newAgentLogger(&c.Proxy.Logging, os.Stderr)
+			if err != nil {
+				return err
+			}
+			for _, warning := range c.Warnings {
+				log.Warn("configuration", "problem", warning)
+			}
+			switch {
+			case c.WriteTo != "":
+				return c.Write(c.WriteTo)
+			case c.Cleanup:
+				return cleanUp(c, cmd.OutOrStdout())
+			case c.InitOnly:
+				return initOnly(c, log)
+			}
 			return run(cmd.Context(), c, log)
 		},
 	}
@@ -52,10 +70,7 @@ first full sync is in the kernel.
 // run builds the chain watch → model → reconciler → kernel and serves until ctx is done. It leaves the
 // kernel as it is: the data path works without us.
 func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
-	log.Info("starting", "version", version, "revision", revision(), "node", c.Proxy.HostnameOverride)
-	for _, warning := range c.Warnings {
-		log.Warn("configuration", "problem", warning)
-	}
+	log.Info("starting", "version", version, "revision", revision(), "node", c.Node)
 	policy, err := node.ParseNodePortPolicy(c.Proxy.NodePortAddresses)
 	if err != nil {
 		return fmt.Errorf("--nodeport-addresses: %w", err)
@@ -64,6 +79,13 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		if c.CgroupRoot, err = config.FindCgroupRoot(); err != nil {
 			return err
 		}
+	}
+	if err := checkCgroup(c.CgroupRoot); err != nil {
+		return fmt.Errorf("--cgroup-root %s: %w", c.CgroupRoot, err)
+	}
+	setOOMScore(*c.Proxy.OOMScoreAdj, log)
+	if err := prepareNode(c, log); err != nil {
+		return err
 	}
 	datapath, err := loadDatapath(c, log)
 	if err != nil {
@@ -83,26 +105,61 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	m.RegisterEvents(datapath)
 	m.RegisterTables(tableFill{datapath})
 	proxyHealth := health.NewProxy(health.Options{Timeout: 2 * c.SyncPeriod(), Now: time.Now, Answered: m.HealthAnswered})
-	a := &agent{
-		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
-		state: watch.NewState(), health: proxyHealth, metrics: m,
+	configz, err := c.Configz()
+	if err != nil {
+		return fmt.Errorf("encode configuration: %w", err)
 	}
+	statusMux := m.NewMux(c.Proxy.EnableProfiling, log)
+	statusMux.HandleFunc("/configz", metrics.JSON(configz))
 
 	group, ctx := errgroup.WithContext(ctx)
+	client, events, err := connect(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	a := &agent{
+		client: client,
+		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
+		state: watch.NewState(), health: proxyHealth, metrics: m,
+		nodeKnown: make(chan struct{}),
+	}
+	a.consequences = newConsequences(a, events)
+	defer a.consequences.checks.Close()
+	events.aboutNode(v1.EventTypeNormal, reasonStarting, actionStart, "")
+
+	group.Go(func() error { return c.WatchFile(ctx) })
 	group.Go(func() error { return a.watch(ctx) })
-	group.Go(func() error { links.Run(ctx); return nil })
+	group.Go(func() error { a.watchLinks(ctx); return nil })
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })
-	for _, server := range []health.Server{
-		{Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
-		{Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: m.NewMux(c.Proxy.EnableProfiling, log)},
+	for reason, server := range map[string]health.Server{
+		reasonHealthFailed:  {Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
+		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: statusMux},
 	} {
 		server.HardFail, server.Log = c.Proxy.BindAddressHardFail, log
-		group.Go(func() error { return server.Run(ctx) })
+		group.Go(func() error {
+			err := server.Run(ctx)
+			if err != nil {
+				events.lastWords(reason, err.Error())
+			}
+			return err
+		})
 	}
 	err = group.Wait()
 	log.Info("stopped; the data path stays", "bpfRoot", c.BPFRoot)
 	return err
+}
+
+// checkCgroup says now what attaching would say later, and in words.
+func checkCgroup(path string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return err
+	}
+	if uint32(fs.Type) != unix.CGROUP2_SUPER_MAGIC {
+		return errors.New("not a cgroup2 directory")
+	}
+	return nil
 }
 
 func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {

@@ -1,59 +1,46 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
 )
 
 // parse does what `svcproxy run` does with its arguments.
 func parse(args ...string) (*Config, error) {
-	c := New()
-	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
-	c.AddFlags(fs)
+	c, fs := newFlags()
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
 	return c, c.Complete(fs)
 }
 
-// kubeadm is the file that kubeadm writes, cut to what is of interest.
-const kubeadm = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-bindAddress: 0.0.0.0
-bindAddressHardFail: false
-clientConnection:
-  acceptContentTypes: ""
-  burst: 0
-  contentType: ""
-  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
-  qps: 0
-clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
-configSyncPeriod: 0s
-conntrack:
-  maxPerCore: null
-  min: null
-detectLocal:
-  bridgeInterface: ""
-  interfaceNamePrefix: ""
-detectLocalMode: ""
-enableProfiling: false
-healthzBindAddress: ""
-hostnameOverride: ""
-iptables:
-  localhostNodePorts: null
-  masqueradeAll: false
-  masqueradeBit: null
-  minSyncPeriod: 0s
-  syncPeriod: 0s
-metricsBindAddress: ""
-mode: ""
-nodePortAddresses: null
-`
+func newFlags() (*Config, *pflag.FlagSet) {
+	c := New()
+	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	c.AddFlags(fs)
+	return c, fs
+}
+
+func mustParse(t *testing.T, args ...string) *Config {
+	t.Helper()
+	c, err := parse(args...)
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return c
+}
+
+// header begins every configuration file.
+const header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 
 func writeFile(t *testing.T, text string) string {
 	t.Helper()
@@ -64,34 +51,78 @@ func writeFile(t *testing.T, text string) string {
 	return path
 }
 
-func TestKubeadmFile(t *testing.T) {
-	c, err := parse("--config", writeFile(t, kubeadm), "--hostname-override", " Node-A ", "--cluster-cidr", "192.0.2.0/24")
+// configMap writes the config.conf of a ConfigMap in testdata to a file, as a mount does.
+func configMap(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.Proxy.HostnameOverride, c.Proxy.ClusterCIDR, c.Proxy.HealthzBindAddress, c.Proxy.MetricsBindAddress,
-		c.Proxy.ClientConnection.Kubeconfig, c.Proxy.ClientConnection.QPS, c.PodsDetected(), c.LocalhostNodePorts(), c.SyncPeriod().String(), len(c.Warnings)}
-	want := []any{"node-a", "10.244.0.0/16,fd00:10:244::/56", "0.0.0.0:10256", "127.0.0.1:10249",
-		"/var/lib/kube-proxy/kubeconfig.conf", float32(5), true, true, "30s", 0}
+	var m struct{ Data map[string]string }
+	if err := yaml.Unmarshal(text, &m); err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, m.Data["config.conf"])
+}
+
+// An empty configuration and kubeadm's, which spells out zeros, mean the defaults.
+func TestKubeadmConfigMap(t *testing.T) {
+	c := mustParse(t, "--config", configMap(t, "kubeadm.yaml"), "--hostname-override", " Node-A ")
+	if diff := cmp.Diff([]string(nil), c.Warnings); diff != "" {
+		t.Errorf("warnings: -want +got\n%s", diff)
+	}
+	if c.Node != "node-a" || !c.PodsDetected() || !c.LocalhostNodePorts() || !c.ExternalIPs() || c.MasqueradeAll() || c.SyncPeriod() != 30*time.Second {
+		t.Errorf("node %q, pods detected %v, localhost %v, external IPs %v, masquerade all %v, sync period %v",
+			c.Node, c.PodsDetected(), c.LocalhostNodePorts(), c.ExternalIPs(), c.MasqueradeAll(), c.SyncPeriod())
+	}
+	want := New().Proxy
+	want.HostnameOverride, want.ClusterCIDR, want.DetectLocalMode = "node-a", "10.244.0.0/16,fd00:10:244::/56", ModeClusterCIDR
+	want.ClientConnection.Kubeconfig = "/var/lib/kube-proxy/kubeconfig.conf"
+	got := c.Proxy
+	got.TypeMeta = want.TypeMeta
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	prefixes, err := c.ClusterCIDRs()
+	if diff := cmp.Diff([]netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, prefixes, cmpopts.EquateComparable(netip.Prefix{})); diff != "" || err != nil {
+		t.Errorf("cluster CIDRs: error %v, -want +got\n%s", err, diff)
+	}
+}
+
+func TestNFTablesConfigMap(t *testing.T) {
+	c := mustParse(t, "--config", configMap(t, "nftables.yaml"), "--hostname-override=n", "-v=4", "--vmodule=state=6")
+	p := &c.Proxy
+	got := map[string]any{
+		"nodePortAddresses": p.NodePortAddresses, "health": p.HealthzBindAddress, "metrics": p.MetricsBindAddress,
+		"masqueradeAll": c.MasqueradeAll(), "syncPeriod": c.SyncPeriod(), "flows": c.FlowTimeouts(), "externalIPs": c.ExternalIPs(),
+		"pods": c.PodsDetected(), "maxPerCore": *p.Conntrack.MaxPerCore, "oom": *p.OOMScoreAdj, "content": p.ClientConnection.ContentType,
+		"format": p.Logging.Format, "v": uint32(p.Logging.Verbosity), "vmodule": p.Logging.VModule[0].FilePattern + "," + p.Logging.VModule[1].FilePattern,
+		"warnings": len(c.Warnings),
+	}
+	want := map[string]any{
+		"nodePortAddresses": []string{"primary"}, "health": "[::]:10256", "metrics": "[::1]:10249",
+		"masqueradeAll": true, "syncPeriod": 10 * time.Second, "externalIPs": false,
+		"flows": FlowTimeouts{TCPEstablished: 2 * time.Hour, TCPCloseWait: time.Minute, UDP: 10 * time.Second, UDPStream: 20 * time.Second},
+		"pods":  true, "maxPerCore": int32(0), "oom": int32(-5), "content": "application/json",
+		"format": "json", "v": uint32(4), "vmodule": "state,agent",
+		"warnings": 2, // mode, masqueradeAll
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if prefixes, err := c.ClusterCIDRs(); len(prefixes) != 0 || err != nil {
+		t.Errorf("cluster CIDRs %v, %v in mode NodeCIDR", prefixes, err)
+	}
+}
+
+func TestFlowTimeoutsByDefault(t *testing.T) {
+	want := FlowTimeouts{TCPEstablished: 24 * time.Hour, TCPCloseWait: time.Hour, UDP: 30 * time.Second, UDPStream: 2 * time.Minute}
+	if diff := cmp.Diff(want, mustParse(t).FlowTimeouts()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
 
-func TestUnknownFieldWarns(t *testing.T) {
-	c, err := parse("--config", writeFile(t, kubeadm+"conntrackk:\n  min: 5\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "conntrackk") {
-		t.Errorf("warnings %q do not name the field", c.Warnings)
-	}
-	if c.Proxy.ClusterCIDR == "" {
-		t.Error("the rest of the file is not used")
-	}
-}
-
-func TestAddresses(t *testing.T) {
+func TestServerAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		name            string
 		args            []string
@@ -99,14 +130,18 @@ func TestAddresses(t *testing.T) {
 	}{
 		{"defaults", nil, "0.0.0.0:10256", "127.0.0.1:10249"},
 		{"IPv6", []string{"--bind-address=::"}, "[::]:10256", "[::1]:10249"},
+		{"IPv6, others named", []string{"--bind-address=::", "--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1"}, "0.0.0.0:10256", "127.0.0.1:10249"},
 		{"ports added", []string{"--healthz-bind-address=127.0.0.1", "--metrics-bind-address=::1"}, "127.0.0.1:10256", "[::1]:10249"},
+		{"deprecated ports added", []string{"--healthz-bind-address=127.0.0.1", "--healthz-port=1", "--metrics-bind-address=[::1]", "--metrics-port=2"}, "127.0.0.1:1", "[::1]:2"},
+		{"deprecated ports do not replace", []string{"--healthz-port=1", "--metrics-port=2"}, "0.0.0.0:10256", "127.0.0.1:10249"},
 		{"off", []string{"--healthz-bind-address=", "--metrics-bind-address="}, "", ""},
+		{"off by deprecated ports", []string{"--healthz-port=0", "--metrics-port=0"}, "", ""},
+		{"leading zeros are decimal", []string{"--healthz-bind-address=127.0.0.010:80"}, "127.0.0.10:80", "127.0.0.1:10249"},
+		{"file, family of bindAddress", []string{"--config", writeFile(t, header+"bindAddress: 'fd00::1'\n")}, "[::]:10256", "[::1]:10249"},
+		{"file", []string{"--config", writeFile(t, header+"healthzBindAddress: 127.0.0.1\nmetricsBindAddress: '[::]:1'\n"), "--healthz-port=0"}, "127.0.0.1:10256", "[::]:1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c, err := parse(tc.args...)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := mustParse(t, tc.args...)
 			if c.Proxy.HealthzBindAddress != tc.health || c.Proxy.MetricsBindAddress != tc.metrics {
 				t.Errorf("health %q, metrics %q; want %q, %q", c.Proxy.HealthzBindAddress, c.Proxy.MetricsBindAddress, tc.health, tc.metrics)
 			}
@@ -120,43 +155,68 @@ func TestPodsDetected(t *testing.T) {
 		want bool
 	}{
 		{nil, false},
+		{[]string{"--detect-local-mode="}, false},
 		{[]string{"--cluster-cidr=10.244.0.0/16"}, true},
 		{[]string{"--detect-local-mode=NodeCIDR"}, true},
 		{[]string{"--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"}, true},
+		{[]string{"--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"}, true},
 	} {
-		c, err := parse(tc.args...)
-		if err != nil {
-			t.Fatalf("%v: %v", tc.args, err)
-		}
-		if got := c.PodsDetected(); got != tc.want {
+		if got := mustParse(t, tc.args...).PodsDetected(); got != tc.want {
 			t.Errorf("%v: pods detected %v, want %v", tc.args, got, tc.want)
 		}
 	}
 }
 
-func TestErrorsNameTheFlag(t *testing.T) {
-	for _, tc := range []struct{ arg, want string }{
-		{"--healthz-bind-address=nowhere:x", "--healthz-bind-address"},
-		{"--bind-address=here", "--bind-address"},
-		{"--detect-local-mode=Guess", "--detect-local-mode"},
-		{"--detect-local-mode=BridgeInterface", "--pod-bridge-interface"},
-		{"--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix"},
-		{"--cluster-cidr=10.0.0.0", "--cluster-cidr"},
-		{"--cluster-cidr=10.0.0.0/8,11.0.0.0/8", "more than one of a family"},
-		{"--snat-ports=5-1", "--snat-ports"},
-		{"--snat-ports=1-2-3", "--snat-ports"},
-		{"--north-south=east", "--north-south"},
-		{"--bpf-root=here", "--bpf-root"},
-		{"--config=/does/not/exist", "--config"},
+// R-10.2: bindAddress is the primary address, unless it is a wildcard.
+func TestNodeAddresses(t *testing.T) {
+	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.9")
+	for _, tc := range []struct {
+		bind string
+		want []netip.Addr
+	}{
+		{"0.0.0.0", []netip.Addr{a, b}},
+		{"::", []netip.Addr{a, b}},
+		{"192.0.2.9", []netip.Addr{c, a, b}},
+		{"2001:db8::1", []netip.Addr{b, a}},
 	} {
-		if _, err := parse(tc.arg); err == nil || !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: error %v does not say %q", tc.arg, err, tc.want)
+		got := mustParse(t, "--bind-address="+tc.bind).NodeAddresses([]netip.Addr{a, b})
+		if diff := cmp.Diff(tc.want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("%s: -want +got\n%s", tc.bind, diff)
 		}
 	}
-	for _, text := range []string{"kind: Pod\napiVersion: v1\n", "a: [", strings.Replace(kubeadm, "burst: 0", "burst: many", 1)} {
-		path := writeFile(t, text)
-		if _, err := parse("--config", path); err == nil || !strings.Contains(err.Error(), path) {
-			t.Errorf("%.20q: error %v does not name the file", text, err)
+}
+
+// The node's name must be the Node object's: lower case, no blanks (§8).
+func TestNodeName(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := writeFile(t, header+"hostnameOverride: ' From-File '\n")
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{nil, strings.ToLower(host)},
+		{[]string{"--hostname-override= Flag "}, "flag"},
+		{[]string{"--config", file}, "from-file"},
+		{[]string{"--config", file, "--hostname-override=Flag"}, "flag"},
+	} {
+		if got := mustParse(t, tc.args...).Node; got != tc.want {
+			t.Errorf("%v: node %q, want %q", tc.args, got, tc.want)
+		}
+	}
+	if _, err := parse("--hostname-override= "); err == nil || !strings.Contains(err.Error(), "--hostname-override") {
+		t.Errorf("blank name: error %v", err)
+	}
+}
+
+func TestMasqueradeAllAndPeriodsAreTheModes(t *testing.T) {
+	flags := []string{"--masquerade-all", "--iptables-sync-period=5s", "--ipvs-sync-period=7s"}
+	for mode, want := range map[string]time.Duration{"": 5 * time.Second, "iptables": 5 * time.Second, "nftables": 5 * time.Second, "ipvs": 7 * time.Second, "ebpf": 5 * time.Second} {
+		c := mustParse(t, append(flags, "--proxy-mode="+mode)...)
+		if !c.MasqueradeAll() || c.SyncPeriod() != want {
+			t.Errorf("mode %q: masquerade all %v, sync period %v, want true, %v", mode, c.MasqueradeAll(), c.SyncPeriod(), want)
 		}
 	}
 }

@@ -28,20 +28,21 @@ var (
 func port(p uint16) string { return strconv.Itoa(int(p)) }
 
 func newServices(t testing.TB, healthy func() bool, addrs ...netip.Addr) *Services {
-	s := NewServices(addrs, healthy, quiet)
+	s := NewServices(healthy, quiet)
+	s.SetAddresses(addrs)
 	t.Cleanup(s.Close)
 	return s
 }
 
-func mustSync(t testing.TB, s *Services, ports map[endpoints.ObjectName]uint16) {
+func mustSync(t testing.TB, s *Services, changes ...Check) {
 	t.Helper()
-	for name, err := range s.SyncServices(ports) {
+	for name, err := range s.Sync(changes) {
 		t.Fatalf("%s: %v", name, err)
 	}
 }
 
-// check is status and weight at an address, or the error.
-func check(host string, p uint16) string {
+// askService returns status and weight at an address, or the error.
+func askService(host string, p uint16) string {
 	resp, _, err := get(fmt.Sprintf("http://%s/any/path", net.JoinHostPort(host, port(p))))
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return "refused"
@@ -69,8 +70,7 @@ func TestServiceAnswers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := freePort(t)
 			s := newServices(t, func() bool { return tt.healthy }, loop4)
-			mustSync(t, s, map[endpoints.ObjectName]uint16{web: p})
-			s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {IPv4: tt.count}})
+			mustSync(t, s, Check{web, p, Count{IPv4: tt.count}})
 			for _, method := range []string{http.MethodGet, http.MethodPost} {
 				req, err := http.NewRequest(method, "http://127.0.0.1:"+port(p)+"/any/path?x", nil)
 				must(t, err)
@@ -100,9 +100,8 @@ func TestServiceAnswers(t *testing.T) {
 func TestServiceFamilies(t *testing.T) {
 	p := freePort(t)
 	s := newServices(t, nil, loop4, loop6) // nobody to ask for health
-	mustSync(t, s, map[endpoints.ObjectName]uint16{web: p})
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {IPv4: 3}})
-	if got := check("127.0.0.1", p) + ", " + check("::1", p); got != "200 weight 3, 503 weight 0" {
+	mustSync(t, s, Check{web, p, Count{IPv4: 3}})
+	if got := askService("127.0.0.1", p) + ", " + askService("::1", p); got != "200 weight 3, 503 weight 0" {
 		t.Error(got)
 	}
 }
@@ -111,9 +110,8 @@ func TestServiceFamilies(t *testing.T) {
 func TestServiceWildcards(t *testing.T) {
 	p := freePort(t)
 	s := newServices(t, nil, netip.IPv4Unspecified(), netip.IPv6Unspecified())
-	mustSync(t, s, map[endpoints.ObjectName]uint16{web: p})
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {IPv4: 1, IPv6: 2}})
-	if got := check("127.0.0.1", p) + ", " + check("::1", p); got != "200 weight 1, 200 weight 2" {
+	mustSync(t, s, Check{web, p, Count{IPv4: 1, IPv6: 2}})
+	if got := askService("127.0.0.1", p) + ", " + askService("::1", p); got != "200 weight 1, 200 weight 2" {
 		t.Error(got)
 	}
 }
@@ -128,28 +126,28 @@ func TestServiceSync(t *testing.T) {
 		t.Helper()
 		var got []string
 		for _, p := range []uint16{p1, p2, p3} {
-			got = append(got, check("127.0.0.1", p))
+			got = append(got, askService("127.0.0.1", p))
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
-	type ports = map[endpoints.ObjectName]uint16
-	mustSync(t, s, ports{web: p1, mail: p2})
-	expect("no counts yet", "503 weight 0", "503 weight 0", "refused")
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {IPv4: 1}, mail: {IPv4: 2}, {Name: "unknown"}: {IPv4: 9}})
-	expect("counts", "200 weight 1", "200 weight 2", "refused")
-	mustSync(t, s, ports{web: p1, mail: p2})
-	expect("the same Services keep their counts", "200 weight 1", "200 weight 2", "refused")
+	one, two := Count{IPv4: 1}, Count{IPv4: 2}
+	mustSync(t, s, Check{web, p1, Count{}}, Check{mail, p2, two}, Check{Service: endpoints.ObjectName{Name: "unknown"}})
+	expect("opened", "503 weight 0", "200 weight 2", "refused")
+	mustSync(t, s, Check{web, p1, one})
+	expect("one changed", "200 weight 1", "200 weight 2", "refused")
+	mustSync(t, s)
+	expect("none changed", "200 weight 1", "200 weight 2", "refused")
 	healthy.Store(false)
 	expect("ill", "503 weight 1", "503 weight 2", "refused")
 	healthy.Store(true)
-	mustSync(t, s, ports{web: p3, mail: p2})
-	expect("port changed", "refused", "200 weight 2", "503 weight 0")
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {IPv4: 1}})
-	expect("missing from the counts", "refused", "503 weight 0", "200 weight 1")
-	mustSync(t, s, ports{mail: p3})
-	expect("the port passes to another Service", "refused", "refused", "503 weight 0")
+	mustSync(t, s, Check{web, p3, two})
+	expect("port changed", "refused", "200 weight 2", "200 weight 2")
+	mustSync(t, s, Check{mail, p3, one}, Check{web, p2, two})
+	expect("ports exchanged", "refused", "200 weight 2", "200 weight 1")
+	mustSync(t, s, Check{Service: web}, Check{mail, p2, one})
+	expect("the port passes to another Service", "refused", "200 weight 1", "refused")
 	s.Close()
 	expect("closed", "refused", "refused", "refused")
 }
@@ -160,19 +158,20 @@ func TestServicePortTaken(t *testing.T) {
 	defer taken.Close()
 	p, free := uint16(taken.Addr().(*net.TCPAddr).Port), freePort(t)
 	s := newServices(t, nil, loop4, loop6)
-	want := map[endpoints.ObjectName]uint16{web: p, mail: free}
-	failed := s.SyncServices(want)
+	both := Count{1, 1}
+	failed := s.Sync([]Check{{web, p, both}, {mail, free, both}})
 	if err := failed[web]; len(failed) != 1 || !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "ns/web") {
 		t.Errorf("failed: %v, want only ns/web, address in use", failed)
 	}
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {1, 1}, mail: {1, 1}})
-	if got := check("127.0.0.1", free) + ", " + check("::1", p); got != "200 weight 1, 200 weight 1" {
+	if got := askService("127.0.0.1", free) + ", " + askService("::1", p); got != "200 weight 1, 200 weight 1" {
 		t.Errorf("the other Service, and the other family: %s", got)
 	}
+	if failed := s.Sync(nil); len(failed) != 1 || failed[web] == nil {
+		t.Errorf("tried again: %v, want ns/web to fail", failed)
+	}
 	taken.Close()
-	mustSync(t, s, want)
-	s.SyncEndpoints(map[endpoints.ObjectName]Count{web: {1, 1}})
-	if got := check("127.0.0.1", p); got != "200 weight 1" {
+	mustSync(t, s)
+	if got := askService("127.0.0.1", p); got != "200 weight 1" {
 		t.Errorf("after the port became free: %s", got)
 	}
 }
@@ -181,7 +180,7 @@ func TestServicePortTaken(t *testing.T) {
 func TestServiceCloseEndsConnections(t *testing.T) {
 	p := freePort(t)
 	s := newServices(t, nil, loop4)
-	mustSync(t, s, map[endpoints.ObjectName]uint16{web: p})
+	mustSync(t, s, Check{web, p, Count{}})
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport}
@@ -190,7 +189,7 @@ func TestServiceCloseEndsConnections(t *testing.T) {
 	_, err = io.Copy(io.Discard, resp.Body) // read to the end: the client keeps the connection
 	must(t, err)
 	resp.Body.Close()
-	mustSync(t, s, nil)
+	mustSync(t, s, Check{Service: web})
 	if _, err := client.Get("http://127.0.0.1:" + port(p)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %v, want connection refused", err)
 	}
@@ -201,6 +200,36 @@ func TestServicePortPasses(t *testing.T) {
 	p := freePort(t)
 	s := newServices(t, nil, loop4)
 	for i := range 500 {
-		mustSync(t, s, map[endpoints.ObjectName]uint16{{Namespace: "ns", Name: strconv.Itoa(i)}: p})
+		name := func(i int) endpoints.ObjectName {
+			return endpoints.ObjectName{Namespace: "ns", Name: strconv.Itoa(i)}
+		}
+		mustSync(t, s, Check{Service: name(i), Port: p}, Check{Service: name(i - 1)})
 	}
+}
+
+// live: what listens on addresses that stay is not touched.
+func TestServiceAddressesChange(t *testing.T) {
+	p := freePort(t)
+	s := newServices(t, nil, loop4)
+	mustSync(t, s, Check{web, p, Count{1, 2}})
+	expect := func(what, want string) {
+		t.Helper()
+		if got := askService("127.0.0.1", p) + ", " + askService("127.0.0.2", p) + ", " + askService("::1", p); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	expect("one address", "200 weight 1, refused, refused")
+	s.SetAddresses([]netip.Addr{loop4, loop6})
+	mustSync(t, s)
+	expect("another added", "200 weight 1, refused, 200 weight 2")
+	s.SetAddresses([]netip.Addr{netip.MustParseAddr("127.0.0.2")})
+	expect("all gone", "refused, refused, refused")
+	mustSync(t, s)
+	expect("a third", "refused, 200 weight 1, refused")
+	none := netip.MustParseAddr("192.0.2.1")
+	s.SetAddresses([]netip.Addr{loop4, none})
+	if failed := s.Sync(nil); !errors.Is(failed[web], syscall.EADDRNOTAVAIL) {
+		t.Errorf("an address that the node does not have: %v", failed)
+	}
+	expect("does not keep the others away", "200 weight 1, refused, refused")
 }

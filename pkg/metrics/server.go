@@ -2,11 +2,11 @@ package metrics
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -14,7 +14,7 @@ import (
 // To be called once. Callers may add paths.
 func (m *Metrics) NewMux(profiling bool, log *slog.Logger) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, restClient{}}, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, // one unreadable map must not hide everything else
 		ErrorLog:      errorLog{log},
 		Registry:      m.registry, // counts those errors
@@ -34,11 +34,16 @@ func (m *Metrics) NewMux(profiling bool, log *slog.Logger) *http.ServeMux {
 }
 
 // text answers with body, without a newline as kube-proxy does.
-func text(body string) http.HandlerFunc {
+func text(body string) http.HandlerFunc { return fixed("text/plain; charset=utf-8", []byte(body)) }
+
+// JSON answers with body; for the path /configz.
+func JSON(body []byte) http.HandlerFunc { return fixed("application/json", body) }
+
+func fixed(contentType string, body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = io.WriteString(w, body)
+		_, _ = w.Write(body)
 	}
 }
 

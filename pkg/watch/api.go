@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
@@ -32,13 +33,16 @@ func RunAPI(ctx context.Context, client kubernetes.Interface, node string, state
 	services := client.CoreV1().Services(metav1.NamespaceAll)
 	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	nodes := client.CoreV1().Nodes()
+	cidrs := client.NetworkingV1().ServiceCIDRs()
 
 	var informers []cache.SharedIndexInformer
 	var synced []cache.DoneChecker
+	var cidrsSynced cache.DoneChecker
 	for _, r := range []resource{
-		{kindService, &corev1.Service{}, serviceLabels, serviceFields, lister(services.List), services.Watch},
-		{kindSlice, &discoveryv1.EndpointSlice{}, sliceLabels, "", lister(slices.List), slices.Watch},
-		{kindNode, &corev1.Node{}, "", "metadata.name=" + node, lister(nodes.List), nodes.Watch},
+		{kindService, &corev1.Service{}, serviceLabels, serviceFields, lister(services.List), services.Watch, false},
+		{kindSlice, &discoveryv1.EndpointSlice{}, sliceLabels, "", lister(slices.List), slices.Watch, false},
+		{kindNode, &corev1.Node{}, "", "metadata.name=" + node, lister(nodes.List), nodes.Watch, false},
+		{kindServiceCIDR, &networkingv1.ServiceCIDR{}, "", "", lister(cidrs.List), cidrs.Watch, true},
 	} {
 		informer, registration, err := src.informer(r)
 		if err != nil {
@@ -46,12 +50,21 @@ func RunAPI(ctx context.Context, client kubernetes.Interface, node string, state
 		}
 		informers = append(informers, informer)
 		// The registration's, not the informer's: ours must have handled what the informer has received.
-		synced = append(synced, registration.HasSyncedChecker())
+		if r.optional {
+			cidrsSynced = registration.HasSyncedChecker()
+		} else {
+			synced = append(synced, registration.HasSyncedChecker())
+		}
 	}
 	var running sync.WaitGroup
 	for _, informer := range informers {
 		running.Go(func() { informer.RunWithContext(ctx) })
 	}
+	running.Go(func() {
+		if cache.WaitFor(ctx, "", cidrsSynced) {
+			state.syncServiceCIDRs()
+		}
+	})
 	if cache.WaitFor(ctx, "", synced...) {
 		if !state.knowsNode() {
 			log.Warn("the API server knows no Node of this name: nothing is known of this node but its name", "node", node)
@@ -71,6 +84,7 @@ type resource struct {
 	labels, fields string
 	list           func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch          func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+	optional       bool // the server may be too old for it
 }
 
 func lister[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
@@ -88,7 +102,7 @@ type apiSource struct {
 
 // informer returns an informer that is not running yet, and the registration of our handler with it.
 func (src *apiSource) informer(r resource) (cache.SharedIndexInformer, cache.ResourceEventHandlerRegistration, error) {
-	out := &outage{resource: r.kind, log: src.log}
+	out := &outage{resource: r.kind, optional: r.optional, log: src.log}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.LabelSelector, options.FieldSelector = r.labels, r.fields

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,8 +124,9 @@ func TestAPI(t *testing.T) {
 			t.Fatal("not signalled after sync")
 		}
 		wantUpdate(t, a.state, Update{
-			Changes: []Change{{Name: webName, Service: webModel(nil), Slices: []*endpoints.Slice{webSliceModel(nil)}}},
-			Node:    nodeAModel(nil),
+			Changes:      []Change{{Name: webName, Service: webModel(nil), Slices: []*endpoints.Slice{webSliceModel(nil)}}},
+			Node:         nodeAModel(nil),
+			ServiceCIDRs: []netip.Prefix{},
 		})
 
 		svc := web(func(s *corev1.Service) { s.Spec.Ports[0].Port = 81; s.ResourceVersion = "2" })
@@ -176,6 +178,7 @@ func TestAPISelectors(t *testing.T) {
 			"services":       {"!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"},
 			"endpointslices": {"!service.kubernetes.io/headless", ""},
 			"nodes":          {"", "metadata.name=node-a"},
+			"servicecidrs":   {"", ""},
 		}
 		lists, watches := make(map[string]selection), make(map[string]selection)
 		for _, action := range a.client.Actions() {
@@ -230,7 +233,7 @@ func TestAPIWithoutNode(t *testing.T) {
 		if !signalled(a.state) {
 			t.Error("not signalled after sync")
 		}
-		wantUpdate(t, a.state, Update{Node: &Node{Name: "node-a"}})
+		wantUpdate(t, a.state, Update{Node: &Node{Name: "node-a"}, ServiceCIDRs: []netip.Prefix{}})
 		if n := a.log.count("WARN", "node=node-a"); n != 1 {
 			t.Errorf("warned %d times, want once:\n%s", n, a.log)
 		}

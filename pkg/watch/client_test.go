@@ -48,6 +48,24 @@ func TestClient(t *testing.T) {
 	}
 }
 
+func TestClientContentTypes(t *testing.T) {
+	const protobuf, json = "application/vnd.kubernetes.protobuf", "application/json"
+	for _, tt := range []struct{ content, accept, wantContent, wantAccept string }{
+		{"", "", protobuf, protobuf + "," + json},
+		{protobuf, "", protobuf, protobuf + "," + json},
+		{json, "", json, ""}, // accepts what it sends
+		{json, protobuf, json, protobuf},
+	} {
+		config, err := restConfig(ClientOptions{Master: "https://192.0.2.1", ContentType: tt.content, AcceptContentTypes: tt.accept})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if config.ContentType != tt.wantContent || config.AcceptContentTypes != tt.wantAccept {
+			t.Errorf("%q, %q: sends %q, accepts %q", tt.content, tt.accept, config.ContentType, config.AcceptContentTypes)
+		}
+	}
+}
+
 func TestClientConfig(t *testing.T) {
 	kubeconfig := filepath.Join(t.TempDir(), "config")
 	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: https://192.0.2.1:6443}}]\n" +

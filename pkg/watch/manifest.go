@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 )
@@ -25,7 +26,7 @@ func isJSON(name string) bool { return strings.HasSuffix(name, ".json") }
 // found is an object of a file, and where in the file it is.
 type found struct {
 	doc    document
-	object metav1.Object // a *Service, *EndpointSlice or *Node
+	object metav1.Object // a *Service, *EndpointSlice, *Node or *ServiceCIDR
 }
 
 // parseManifest reads the objects of a file in their order. Warnings are about what is ignored. An error
@@ -108,8 +109,10 @@ func (p *parser) item(doc document, k kindOf) error {
 		obj = &discoveryv1.EndpointSlice{}
 	case kindOf{"v1", kindNode}:
 		obj = &corev1.Node{}
+	case kindOf{"networking.k8s.io/v1", kindServiceCIDR}:
+		obj = &networkingv1.ServiceCIDR{}
 	default:
-		p.warnings = append(p.warnings, fmt.Sprintf("%v: ignored: %s %s is not a Service, EndpointSlice, Node or List", doc, k.APIVersion, k.Kind))
+		p.warnings = append(p.warnings, fmt.Sprintf("%v: ignored: %s %s is not a Service, EndpointSlice, Node, ServiceCIDR or List", doc, k.APIVersion, k.Kind))
 		return nil
 	}
 	if err := p.decode(doc, k.Kind, obj); err != nil {
@@ -138,7 +141,11 @@ func (p *parser) decode(doc document, kind string, into any) error {
 // setDefaults fills in what the API server would have (defaults.go of its core and discovery groups) and
 // what convert takes for deliberate where it is missing. The rest convert fills in.
 func setDefaults(obj metav1.Object) {
-	if _, ok := obj.(*corev1.Node); !ok && obj.GetNamespace() == "" {
+	switch obj.(type) {
+	case *corev1.Node, *networkingv1.ServiceCIDR: // are in no namespace
+		return
+	}
+	if obj.GetNamespace() == "" {
 		obj.SetNamespace(metav1.NamespaceDefault)
 	}
 	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {

@@ -39,6 +39,7 @@ func RunManifests(ctx context.Context, dir, node string, state *State, log *slog
 		return err
 	}
 	state.sync()
+	state.syncServiceCIDRs()
 	return w.run(ctx)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -215,6 +216,29 @@ func TestManifestsNode(t *testing.T) {
 	wantNode(&Node{Name: "node-a", Zone: "z1"})
 	must(t, os.Remove(filepath.Join(dir, "nodes.yaml")))
 	wantNode(&Node{Name: "node-a"})
+}
+
+func TestManifestsServiceCIDRs(t *testing.T) {
+	dir := t.TempDir()
+	m := startManifests(t, dir)
+	wantTaken := func(want []netip.Prefix) {
+		t.Helper()
+		var got []netip.Prefix
+		poll(t, func() error {
+			if u := m.state.Take(); u.ServiceCIDRs != nil {
+				got = u.ServiceCIDRs
+			}
+			if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
+				return fmt.Errorf("ServiceCIDRs (-want +got):\n%s", diff)
+			}
+			return nil
+		})
+	}
+	wantTaken(cidrs())
+	m.write("cidrs.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/12, \"fd96::/108\"]}\n")
+	wantTaken(cidrs("10.96.0.0/12", "fd96::/108"))
+	must(t, os.Remove(filepath.Join(dir, "cidrs.yaml")))
+	wantTaken(cidrs())
 }
 
 // TestManifestsConfigMap swaps a link as the kubelet does for a ConfigMap: all files change at once, with

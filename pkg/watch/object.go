@@ -2,10 +2,12 @@ package watch
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/svcproxy/svcproxy/pkg/endpoints"
 )
@@ -15,6 +17,8 @@ const (
 	kindService = "Service"
 	kindSlice   = "EndpointSlice"
 	kindNode    = "Node"
+
+	kindServiceCIDR = "ServiceCIDR"
 )
 
 // key identifies an object among those of all kinds.
@@ -35,11 +39,12 @@ type object struct {
 	service  *endpoints.Service // of a Service; nil: not to be served
 	slice    *endpoints.Slice   // of an EndpointSlice; nil: not to be used
 	node     *Node              // of a Node
+	cidrs    []netip.Prefix     // of a ServiceCIDR
 	trigger  time.Time          // of an EndpointSlice: what made it change; zero: unknown
 	problems []error            // what had to be left out
 }
 
-// convert returns the key of a *Service, *EndpointSlice or *Node and what we need of it; no memory of
+// convert returns the key of a *Service, *EndpointSlice, *Node or *ServiceCIDR and what we need of it; no memory of
 // obj but its strings is kept.
 func convert(obj any, in *interner) (key, *object, error) {
 	switch obj := obj.(type) {
@@ -55,8 +60,12 @@ func convert(obj any, in *interner) (key, *object, error) {
 		k := key{kindNode, endpoints.ObjectName{Name: obj.Name}}
 		node, problems := convertNode(obj)
 		return k, &object{node: node, problems: problems}, nil
+	case *networkingv1.ServiceCIDR:
+		k := key{kindServiceCIDR, endpoints.ObjectName{Name: obj.Name}}
+		cidrs, problems := convertServiceCIDR(obj)
+		return k, &object{cidrs: cidrs, problems: problems}, nil
 	}
-	return key{}, nil, fmt.Errorf("convert %T: not a Service, EndpointSlice or Node", obj)
+	return key{}, nil, fmt.Errorf("convert %T: not a Service, EndpointSlice, Node or ServiceCIDR", obj)
 }
 
 // findings collects what is wrong with one object.

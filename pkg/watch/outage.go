@@ -13,6 +13,7 @@ import (
 // server, and not the retries between.
 type outage struct {
 	resource string
+	optional bool // not to have it is no error
 	log      *slog.Logger
 
 	mu    sync.Mutex
@@ -29,7 +30,11 @@ func (o *outage) observe(ctx context.Context, err error) {
 	switch {
 	case err != nil && o.since.IsZero():
 		o.since = time.Now()
-		o.log.Error("cannot read from the API server: going on with what is known", "resource", o.resource, "error", err)
+		level := slog.LevelError
+		if o.optional && apierrors.IsNotFound(err) {
+			level = slog.LevelInfo
+		}
+		o.log.Log(ctx, level, "cannot read from the API server: going on with what is known", "resource", o.resource, "error", err)
 	case err == nil && !o.since.IsZero():
 		o.log.Info("reading from the API server again", "resource", o.resource, "after", time.Since(o.since))
 		o.since = time.Time{}

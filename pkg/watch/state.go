@@ -2,6 +2,7 @@ package watch
 
 import (
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ type State struct {
 	pending     map[endpoints.ObjectName]*pending         // by their Services' names
 	node        *Node
 	nodePending bool
+	cidrs       serviceCIDRs
 	counters    Counters
 }
 
@@ -39,7 +41,18 @@ type service struct {
 type pending struct {
 	service  bool // the object has changed
 	slices   int  // how often one of its slices has
-	triggers []time.Time
+	triggers []Trigger
+}
+
+// forget drops the triggers of a family, because a slice of it has gone.
+func (p *pending) forget(ipv6 bool) {
+	var left []Trigger
+	for _, t := range p.triggers {
+		if t.IPv6 != ipv6 {
+			left = append(left, t)
+		}
+	}
+	p.triggers = left
 }
 
 // Counters count from the start of the State.
@@ -59,6 +72,7 @@ func NewState() *State {
 		services: make(map[endpoints.ObjectName]*service),
 		slices:   make(map[endpoints.ObjectName]*endpoints.Slice),
 		pending:  make(map[endpoints.ObjectName]*pending),
+		cidrs:    serviceCIDRs{objects: make(map[string][]netip.Prefix)},
 		counters: Counters{Rejected: make(map[string]uint64)},
 	}
 }
@@ -96,6 +110,7 @@ func (s *State) Take() Update {
 	if s.nodePending {
 		u.Node, s.nodePending = s.node, false
 	}
+	u.ServiceCIDRs = s.cidrs.take()
 	return u
 }
 
@@ -144,6 +159,8 @@ func (s *State) apply(edits ...edit) {
 			changed = s.setSlice(e.key.name, o.slice, o.trigger) || changed
 		case kindNode:
 			changed = s.setNode(o.node) || changed
+		case kindServiceCIDR:
+			changed = s.cidrs.set(e.key.name.Name, o.cidrs) || changed
 		}
 	}
 	if changed {
@@ -159,6 +176,15 @@ func (s *State) sync() {
 	s.signal()
 }
 
+// syncServiceCIDRs says that the source has told all ServiceCIDRs. It is to be called once, if ever: nothing
+// else waits for it.
+func (s *State) syncServiceCIDRs() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cidrs.sync()
+	s.signal()
+}
+
 // knowsNode reports whether a Node has been applied.
 func (s *State) knowsNode() bool {
 	s.mu.Lock()
@@ -170,6 +196,7 @@ func (s *State) reject(kind string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counters.Rejected[kind]++
+	s.signal() // nothing to take, but to count
 }
 
 func (s *State) signal() {
@@ -208,7 +235,7 @@ func (s *State) setSlice(name endpoints.ObjectName, slice *endpoints.Slice, trig
 		i, _ := svc.find(name)
 		svc.slices = slices.Delete(svc.slices, i, i+1)
 		p.slices++
-		p.triggers = nil
+		p.forget(old.IPv6)
 	}
 	if slice == nil {
 		delete(s.slices, name)
@@ -223,7 +250,7 @@ func (s *State) setSlice(name endpoints.ObjectName, slice *endpoints.Slice, trig
 	}
 	p.slices++
 	if trigger.After(s.created) {
-		p.triggers = append(p.triggers, trigger)
+		p.triggers = append(p.triggers, Trigger{Time: trigger, IPv6: slice.IPv6})
 	}
 	return true
 }

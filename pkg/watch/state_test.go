@@ -86,6 +86,8 @@ func TestStateTake(t *testing.T) {
 	known := []edit{serviceEdit(service), sliceEdit(sliceA, time.Time{})}
 	ready := sliceOf("web", "web-a")
 	ready.Endpoints[0].Ready = false
+	sliceB6 := sliceOf("web", "web-b")
+	sliceB6.IPv6 = true
 	moved := sliceOf("api", "web-a")
 	other := webModel(func(s *endpoints.Service) { s.Name.Name = "api" })
 	for _, tt := range []struct {
@@ -114,9 +116,15 @@ func TestStateTake(t *testing.T) {
 			want: []Change{{Name: defaultName("api"), Service: other, Slices: []*endpoints.Slice{moved}}, {Name: webName, Service: service}}},
 		{name: "R-11.10 triggers of changed slices", known: known,
 			edits: []edit{sliceEdit(ready, future), sliceEdit(sliceB, future.Add(1))},
-			want:  []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{ready, sliceB}, Triggers: []time.Time{future, future.Add(1)}}}},
+			want:  []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{ready, sliceB}, Triggers: []Trigger{{Time: future}, {Time: future.Add(1)}}}}},
 		{name: "R-11.10 not from before the start", known: known, edits: []edit{sliceEdit(ready, time.Now().Add(-time.Hour))},
 			want: []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{ready}}}},
+		{name: "R-11.10 each of its family", known: known,
+			edits: []edit{sliceEdit(ready, future), sliceEdit(sliceB6, future)},
+			want:  []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{ready, sliceB6}, Triggers: []Trigger{{Time: future}, {Time: future, IPv6: true}}}}},
+		{name: "R-11.10 a removed slice clears those of its family", known: known,
+			edits: []edit{sliceEdit(sliceB, future), sliceEdit(sliceB6, future), gone(kindSlice, sliceA.Name)},
+			want:  []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{sliceB6}, Triggers: []Trigger{{Time: future, IPv6: true}}}}},
 		{name: "R-11.10 a removed slice clears them", known: known,
 			edits: []edit{sliceEdit(sliceB, future), gone(kindSlice, sliceA.Name)},
 			want:  []Change{{Name: webName, Service: service, Slices: []*endpoints.Slice{sliceB}}}},

@@ -15,9 +15,14 @@ type Change struct {
 	Name    endpoints.ObjectName
 	Service *endpoints.Service // nil: gone, or not ours to serve
 	Slices  []*endpoints.Slice // by name; may outlive the Service
-	// Triggers are the times at which the cause of each changed slice happened, for the latency of
-	// programming.
-	Triggers []time.Time
+	// Triggers are the causes of each changed slice, for the latency of programming.
+	Triggers []Trigger
+}
+
+// Trigger is the time at which the cause of a change of a slice happened.
+type Trigger struct {
+	Time time.Time
+	IPv6 bool // the slice's family
 }
 
 // Node is what we need of our own Node object. Immutable once delivered.
@@ -35,4 +40,7 @@ type Node struct {
 type Update struct {
 	Changes []Change // sorted by name, one a Service
 	Node    *Node    // nil: unchanged
+	// ServiceCIDRs are the prefixes that ClusterIPs are taken from, sorted, each once. nil: unchanged,
+	// which at the beginning is unknown; empty, not nil: there are none.
+	ServiceCIDRs []netip.Prefix
 }
