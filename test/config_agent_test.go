@@ -124,7 +124,7 @@ func TestConfigRefused(t *testing.T) {
 	for _, tc := range []struct {
 		arg, want string
 	}{
-		{"--config=" + proxyConfig(t, "mode: kernelspace\n"), "mode (--proxy-mode)"},
+		{"--config=" + proxyConfig(t, "mode: kernelspace\n"), "mode, --proxy-mode"},
 		{"--config=" + proxyConfig(t, "winkernel: {sourceVip: 192.0.2.1}\n"), "winkernel"},
 		{"--conntrack-min=-1", "--conntrack-min"},
 		{"--nodeport-addresses=primary,10.0.0.0/8", "--nodeport-addresses"},

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -41,12 +40,4 @@ links that lead out of the node. No iptables, no nftables, no IPVS, no CNI of it
 	root.AddCommand(newRunCommand(), newDemoCommand(), newStatusCommand(), newServicesCommand(), newBackendsCommand(),
 		newFlowsCommand(), newCleanupCommand(), newVersionCommand())
 	return root
-}
-
-func newLogger(verbosity int) *slog.Logger {
-	level := slog.LevelInfo
-	if verbosity >= 4 {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }

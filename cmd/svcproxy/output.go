@@ -61,7 +61,7 @@ func (l *look) print(w io.Writer, data any, t *table) error {
 		_, err = w.Write(text)
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(cell func(int) string) {
 		var cells []string
 		for i, c := range t.columns {

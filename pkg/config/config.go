@@ -124,14 +124,14 @@ func (c *Config) ClusterCIDRs() ([]netip.Prefix, error) {
 		}
 		_, cidr, err := utilnet.ParseCIDRSloppy(word)
 		if err != nil {
-			return nil, fmt.Errorf("clusterCIDR (--cluster-cidr): %q is not a CIDR", word)
+			return nil, fmt.Errorf("clusterCIDR, --cluster-cidr %q: not a CIDR", word)
 		}
 		addr, _ := netip.AddrFromSlice(cidr.IP)
 		bits, _ := cidr.Mask.Size()
 		prefix := netip.PrefixFrom(addr, bits)
 		for _, p := range prefixes {
 			if p.Addr().Is4() == prefix.Addr().Is4() {
-				return nil, fmt.Errorf("clusterCIDR (--cluster-cidr): %q: more than one of a family", c.Proxy.ClusterCIDR)
+				return nil, fmt.Errorf("clusterCIDR, --cluster-cidr %q: more than one of a family", c.Proxy.ClusterCIDR)
 			}
 		}
 		prefixes = append(prefixes, prefix)
@@ -192,6 +192,18 @@ func (c *Config) syncPeriods() (period, minimum *metav1.Duration) {
 		return &p.IPVS.SyncPeriod, &p.IPVS.MinSyncPeriod
 	}
 	return &p.IPTables.SyncPeriod, &p.IPTables.MinSyncPeriod
+}
+
+// syncPeriodNames returns how the names of syncPeriods' fields and flags begin. Mode nftables has no flags of
+// its own.
+func (c *Config) syncPeriodNames() (field, flag string) {
+	switch c.Proxy.Mode {
+	case modeNFTables:
+		return "nftables", "iptables"
+	case modeIPVS:
+		return "ipvs", "ipvs"
+	}
+	return "iptables", "iptables"
 }
 
 // LocalhostNodePorts reports whether NodePorts answer on the host's loopback addresses.

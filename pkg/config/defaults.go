@@ -71,15 +71,17 @@ func setPointer[T any](field **T, value T) {
 	}
 }
 
-// withPort adds the port that an address lacks. What is no address stays as it is, to be refused.
+// withPort adds the port that an address lacks. None stays none; what is no address will be refused.
 func withPort(address string, port int) string {
+	if address == "" {
+		return ""
+	}
 	host, text, err := net.SplitHostPort(address)
 	if err != nil {
 		host, text = strings.Trim(address, "[]"), strconv.Itoa(port)
 	}
-	ip := utilnet.ParseIPSloppy(host)
-	if ip == nil {
-		return address
+	if ip := utilnet.ParseIPSloppy(host); ip != nil {
+		host = ip.String()
 	}
-	return net.JoinHostPort(ip.String(), text)
+	return net.JoinHostPort(host, text)
 }

@@ -13,6 +13,7 @@ import (
 func (c *Config) warn(fs *pflag.FlagSet) {
 	p, defaults := &c.Proxy, &New().Proxy
 	l := &p.Logging
+	field, flag := c.syncPeriodNames()
 	_, minimum := c.syncPeriods()
 	minimumDefault := time.Second
 	if p.Mode == modeIPVS {
@@ -30,7 +31,7 @@ func (c *Config) warn(fs *pflag.FlagSet) {
 		because string
 	}{
 		{"mode (--proxy-mode)", p.Mode != "" && p.Mode != modeEBPF, fmt.Sprintf("Services are served by eBPF; %s chooses defaults only", p.Mode)},
-		{"minSyncPeriod (--iptables-min-sync-period, --ipvs-min-sync-period)", minimum.Duration != minimumDefault, atOnce},
+		{fmt.Sprintf("%s.minSyncPeriod (--%s-min-sync-period)", field, flag), minimum.Duration != minimumDefault, atOnce},
 		{"iptables.masqueradeBit (--iptables-masquerade-bit)", *p.IPTables.MasqueradeBit != *defaults.IPTables.MasqueradeBit, noMark},
 		{"nftables.masqueradeBit", *p.NFTables.MasqueradeBit != *defaults.NFTables.MasqueradeBit, noMark},
 		{"ipvs.scheduler (--ipvs-scheduler)", p.IPVS.Scheduler != "", "backends are chosen at random"},

@@ -33,8 +33,6 @@ func newWorld() *world {
 	}
 }
 
-func (w *world) clone() *world { return &world{view: w.view, services: maps.Clone(w.services)} }
-
 // all returns the changes that make an empty model this world.
 func (w *world) all() []Change {
 	list := slices.Collect(maps.Values(w.services))

@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -117,10 +118,10 @@ func TestAPIWithoutServiceCIDRs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				fail := true
+				var upgraded atomic.Bool
 				a := startAPI(t, func(c *fake.Clientset) {
 					c.PrependReactor("list", "servicecidrs", func(clienttesting.Action) (bool, runtime.Object, error) {
-						return fail, nil, tc.err
+						return !upgraded.Load(), nil, tc.err
 					})
 				}, web(nil), nodeA(nil), serviceCIDR("kubernetes", "10.96.0.0/12"))
 				if !signalled(a.state) {
@@ -130,7 +131,7 @@ func TestAPIWithoutServiceCIDRs(t *testing.T) {
 				if n := a.log.count("level="+tc.level, "resource=ServiceCIDR"); n != 1 {
 					t.Errorf("told %d times:\n%s", n, a.log)
 				}
-				fail = false // the server has been upgraded
+				upgraded.Store(true)
 				<-a.state.Changed()
 				wantCIDRs(t, a.state, cidrs("10.96.0.0/12"))
 			})
