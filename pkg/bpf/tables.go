@@ -118,9 +118,14 @@ func (t *Tables) SetSlots(offset uint32, s []Slot) { copy(t.slots.entries()[offs
 func (t *Tables) Backend(id uint32) Backend { return t.backends.entries()[id] }
 
 // SetBackend writes the entry so that its generation vouches for the rest: it is stored last, and
-// generation 0 takes nothing but the generation away, for a program may be reading the address.
+// generation 0 takes nothing but the generation away, for a program may be reading the address. Entry 0 is
+// nobody's: the reconciler keeps its Reserved.
 func (t *Tables) SetBackend(id uint32, b Backend) {
 	e := &t.backends.entries()[id]
+	if id == 0 {
+		atomic.StoreUint32(&e.Reserved, b.Reserved)
+		return
+	}
 	if b.Generation != 0 {
 		if e.Generation != b.Generation {
 			atomic.StoreUint32(&e.Generation, 0)

@@ -289,3 +289,12 @@ func TestCleanup(t *testing.T) {
 		})
 	}
 }
+
+// TestBackendZero: the reconciler's high-water mark of generations survives the process.
+func TestBackendZero(t *testing.T) {
+	n := newNode(t)
+	n.SetBackend(0, Backend{Reserved: 8192})
+	if got := n.Backend(0); got.Reserved != 8192 || got.Generation != 0 {
+		t.Errorf("backend 0 is %+v", got)
+	}
+}
