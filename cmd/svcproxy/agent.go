@@ -243,8 +243,12 @@ func (a *agent) finish(result reconcile.Result, err error) {
 		a.log.Error("services not all programmed", "error", err, "pending", a.reconciler.Pending(), "retry", a.config.SyncPeriod())
 		a.retry.Reset(a.config.SyncPeriod())
 	}
-	if a.reconciler.Pending() > len(a.reconciler.Held()) {
+	if pending := a.reconciler.Pending() > len(a.reconciler.Held()); pending && err != nil {
 		return
+	} else if pending {
+		// All that is wanted is there; something that is not must first be let go of by others. Before the
+		// first Prune that may be for ever, so nothing may wait for it.
+		a.retry.Reset(a.config.SyncPeriod())
 	}
 	now := time.Now()
 	for _, f := range families {
