@@ -14,7 +14,7 @@
 
 static __always_inline __u64 flow_timeout(__u8 protocol, __u32 flags)
 {
-	if (protocol != IPPROTO_TCP)
+	if (protocol == IPPROTO_UDP)
 		return udp_timeout;
 	if (flags & FLOW_RST)
 		return tcp_reset_timeout;

@@ -6,7 +6,7 @@
 #ifndef SVCPROXY_CONFIG_H
 #define SVCPROXY_CONFIG_H
 
-#include <linux/types.h>
+#include "types.h"
 
 typedef _Bool bool;
 #define true 1
@@ -16,6 +16,9 @@ typedef _Bool bool;
 const volatile __u64 host_netns_cookie = 0;
 /* Pods count as inside clients: a local detector is configured (parity 4.2). */
 const volatile bool pods_inside = false;
+/* The pods of the cluster, by detectLocalMode ClusterCIDR: inside clients wherever they come from (parity 4.2).
+ * IPv4, IPv6; an all-zero mask is none. */
+const volatile struct service_range cluster_cidrs[2] = {};
 /* First and last source port of SNATed flows, host order. */
 const volatile __u16 snat_first_port = 0;
 const volatile __u16 snat_last_port = 0;

@@ -34,7 +34,8 @@ static __always_inline void mirror_flow(const struct tuple *key, const struct fl
 	other->dst = key->src;
 	other->sport = key->dport;
 	other->dport = key->sport;
-	other->flags ^= FLOW_REPLY;
+	other->flags = (flow->flags & ~(FLOW_AT | FLOW_OTHER_AT)) ^ FLOW_REPLY;
+	other->flags |= (flow->flags & FLOW_AT) << 4 | (flow->flags & FLOW_OTHER_AT) >> 4;
 	other->packets = 0;
 	other->bytes = 0;
 }
@@ -50,26 +51,25 @@ static __always_inline void count_packet(struct flow *flow, const struct packet 
 	flow->bytes += packet->length;
 	/* Whoever still sends was not reset: a forged RST must not shorten a flow's life, nor a refused
 	 * attempt that of the connection that follows it from the same port. */
-	if (flow->flags & FLOW_RST && !(packet->tcp_flags & TCP_RST))
+	if (packet->resets)
+		flow->flags |= FLOW_RST;
+	else if (flow->flags & FLOW_RST)
 		flow->flags &= ~FLOW_RST;
 	if (packet->tcp_flags & TCP_SYN)
 		flow->flags &= ~(FLOW_FIN_CLIENT | FLOW_FIN_BACKEND);
-	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {
-		if (packet->tcp_flags & TCP_RST)
-			flow->flags |= FLOW_RST;
-		if (packet->tcp_flags & TCP_FIN)
-			flow->flags |= flow->flags & FLOW_REPLY ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT;
-	}
+	if (packet->tcp_flags & TCP_FIN)
+		flow->flags |= flow->flags & FLOW_REPLY ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT;
 }
 
-/* Whether TCP's handshake, or a UDP exchange, has come so far that this client packet proves the client real. */
+/* Whether the client has answered what only a real client can have read: a sequence number, a tag; in a UDP
+ * exchange, any answer. */
 static __always_inline bool proves_client(const struct packet *packet, const struct flow *stub)
 {
-	if (!(stub->flags & FLOW_REPLIED))
+	if (!(stub->flags & FLOW_REPLIED) || packet->resets)
 		return false;
-	if (packet->tuple.protocol != IPPROTO_TCP)
-		return true;
-	return (packet->tcp_flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && packet->ack - stub->seq < PROMOTE_WINDOW;
+	if (packet->tuple.protocol == IPPROTO_TCP)
+		return (packet->tcp_flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && packet->ack - stub->seq < PROMOTE_WINDOW;
+	return packet->tuple.protocol == IPPROTO_UDP || packet->seq == stub->seq;
 }
 
 /* Whether the reply tuple of an embryo's stub is not meanwhile another flow's (its record was evicted). */
@@ -148,11 +148,9 @@ static __always_inline void note_answer(const struct packet *packet, const struc
 		if (!stub)
 			return;
 	}
-	if (packet->tuple.protocol == IPPROTO_TCP) {
-		if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
-			return;
-		stub->seq = packet->seq + 1;
-	}
+	if (!packet->answers)
+		return;
+	stub->seq = packet->tuple.protocol == IPPROTO_TCP ? packet->seq + 1 : packet->ack;
 	stub->flags |= FLOW_REPLIED;
 }
 
@@ -166,21 +164,52 @@ static __always_inline void delete_flow(const struct tuple *key, const struct fl
 }
 
 /*
- * Whether a client packet that matches an old flow begins a new one. TCP: a SYN after both sides have
- * closed, or for a backend that is gone. UDP: any packet for a backend that is gone, for nothing else
- * ever ends a busy UDP flow (parity 6.2).
+ * Whether a client packet that matches an old flow begins a new one: after the old one was closed, or where
+ * its backend is gone. For UDP any packet may, for nothing else ever ends a busy UDP flow (parity 6.2).
  */
 static __always_inline bool begins_anew(const struct packet *packet, const struct flow *flow)
 {
-	if (flow->flags & FLOW_REPLY)
+	if (!packet->begins || flow->flags & FLOW_REPLY)
 		return false;
-	if (packet->tuple.protocol == IPPROTO_TCP) {
-		if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-			return false;
-		if (flow->flags & FLOW_RST || flow->flags & FLOW_FIN_CLIENT)
-			return true;
+	return flow->flags & (FLOW_RST | FLOW_FIN_CLIENT) || !find_kept_backend(flow->backend, flow->generation);
+}
+
+/*
+ * Finds the flow of a packet that is to be met at this hook (FLOW_AT_*), counts the packet, moves the flow along, and
+ * leaves a copy in s->flow. The copy, because an embryo's memory may be given to another flow at any moment.
+ */
+static __always_inline bool follow_flow(const struct packet *packet, struct scratch *s, __u32 here)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->tuple);
+	bool embryo = !flow;
+
+	if (embryo)
+		flow = bpf_map_lookup_elem(&embryos, &packet->tuple);
+	if (!flow || !(flow->flags & here))
+		return false;
+	if (begins_anew(packet, flow)) {
+		s->flow = *flow;
+		delete_flow(&packet->tuple, &s->flow, &s->answer);
+		count(STAT_FLOW_RESELECTED);
+		return false;
 	}
-	return !find_kept_backend(flow->backend, flow->generation);
+	if (embryo && !(flow->flags & FLOW_REPLY) && !owns_record(&packet->tuple, flow, &s->answer)) {
+		bpf_map_delete_elem(&embryos, &packet->tuple);
+		return false;
+	}
+	count_packet(flow, packet);
+	s->flow = *flow;
+	if (!embryo)
+		return true;
+	if (s->flow.flags & FLOW_REPLY) {
+		note_answer(packet, &s->flow, &s->answer, &s->room);
+	} else if (proves_client(packet, &s->flow)) {
+		promote(&packet->tuple, &s->flow, &s->answer, &s->room);
+	} else {
+		answer_tuple(&s->flow, packet->tuple.protocol, &s->answer);
+		repair_embryo(&packet->tuple, &s->flow, &s->answer, &s->room);
+	}
+	return true;
 }
 
 #endif

@@ -44,6 +44,7 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 {
 	struct fragment_key key;
 	const struct flow *to;
+	bool routed;
 	long rc;
 
 	fragment_key(packet, egress, &key);
@@ -55,12 +56,14 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 	count(STAT_FRAGMENT);
 	if (!to->ifindex)
 		return rewrite(skb, packet, to) ? DROP : NEXT;
-	if (packet->ttl <= 1)
+	/* Only between uplinks we are the router. */
+	routed = to->flags & FLOW_REMOTE;
+	if (routed && packet->ttl <= 1)
 		return DROP; /* its first part has gone already */
 	rc = find_route(skb, route, packet, &to->src, &to->dst, to->ifindex, 0, BPF_FIB_LOOKUP_OUTPUT);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP;
-	if (rewrite(skb, packet, to) || decrement_ttl(skb, packet))
+	if (rewrite(skb, packet, to) || (routed && decrement_ttl(skb, packet)))
 		return DROP;
 	return redirect(route, to->ifindex);
 }

@@ -3,6 +3,7 @@
 #ifndef SVCPROXY_LOOKUP_H
 #define SVCPROXY_LOOKUP_H
 
+#include <bpf_endian.h>
 #include "config.h"
 #include "maps.h"
 #include "stats.h"
@@ -77,6 +78,19 @@ static __always_inline const struct frontend *find_frontend(const struct address
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 
 	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+/* Whether a frontend's source ranges admit the client. */
+static __always_inline bool may_dial(const struct frontend *frontend, const struct address *client)
+{
+	struct source_range key = { .bits = 32 + 128, .service = bpf_htonl(frontend->service), .client = *client };
+	const __u32 *bits;
+
+	if (!(frontend->flags & FRONTEND_RANGES))
+		return true;
+	bits = bpf_map_lookup_elem(&source_ranges, &key);
+	/* IPv4 is mapped into ::/1, but is none of its clients. */
+	return bits && (*bits >= 32 + 96 || !is_v4(client));
 }
 
 /*

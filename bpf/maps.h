@@ -10,7 +10,10 @@
 
 #include <linux/bpf.h>
 #include <bpf_helpers.h>
-#include "types.h"
+#include "packet.h"
+
+/* A pointer keeps a type in the BTF that the compiler would leave out, because it never looks inside. */
+#define KEEP(kind, type) kind type *keep_##type __attribute__((unused))
 
 #define TABLE(name, value_type)                                                      \
 	struct {                                                                     \
@@ -45,9 +48,42 @@ TABLE(pools, __u64);
 /* slots: the choices of all pools, each pool owning a range. A published range is never written again
  * until no program can still see it. */
 TABLE(slots, struct slot);
+KEEP(struct, slot);
 
 /* backends: backend id → address. Entry 0 is never used. */
 TABLE(backends, struct backend);
+KEEP(struct, backend);
+
+/* members: which backends are in a pool, for pools of Services with session affinity. Written by Go,
+ * after the pool is published: who is missing for a moment is chosen anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 22);
+	__type(key, struct member);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} members SEC(".maps");
+
+/* affinity: the backend that a client had last. Written by the data path. Full: who was not seen for the
+ * longest time is forgotten. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity_entry);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} affinity SEC(".maps");
+
+/* source_ranges: clients that may use frontends with FRONTEND_RANGES → the key's bits. Written by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, struct source_range);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} source_ranges SEC(".maps");
 
 /* services: service id → name. No program reads it: it makes dumps readable and ids survive restarts. */
 struct {
@@ -152,6 +188,36 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } uplinks SEC(".maps");
 
+/* pod_links: ifindex → what a pod's link is like. A link that is not in here has no program of ours. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, struct pod_link);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pod_links SEC(".maps");
+
+/* pod_filter: a byte for each ifindex (modulo its size) on which a pod's flow has begun, so that packets to
+ * pods that have none cost one array read. Written by the data path, never cleared. */
+#define POD_FILTER_SIZE (1 << 14)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POD_FILTER_SIZE);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pod_filter SEC(".maps");
+
+/* service_ranges: one entry, the ranges that ClusterIPs are allocated from (ServiceCIDR objects). Written by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct service_range_list);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} service_ranges SEC(".maps");
+
 /* stats: enum stat → count since load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -164,11 +230,16 @@ struct {
 /* scratch: what does not fit on a program's 512 bytes of stack. Each CPU runs
  * one packet program at a time. */
 struct scratch {
+	struct packet packet;
 	struct tuple answer;
 	struct tuple detour;
 	struct flow flow;
 	struct flow room;
 	struct bpf_fib_lookup route;
+	/* reject.h */
+	__u64 errors_since;
+	__u32 errors_left;
+	__u8 quote[128];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -6,7 +6,7 @@
 #ifndef SVCPROXY_NAT_H
 #define SVCPROXY_NAT_H
 
-#include "parse.h"
+#include "sctp.h"
 
 #define L3_V4_TTL 8
 #define L3_V4_CHECK 10
@@ -55,14 +55,20 @@ static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *
 	err = rewrite_addresses(skb, packet, to, &diff);
 	if (err || packet->later_fragment)
 		return err;
-	err = bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | udp_flag);
-	if (err)
-		return err;
 	__builtin_memcpy(&from, old_ports, 4);
 	__builtin_memcpy(&into, ports, 4);
-	if (from == into)
-		return 0;
-	err = bpf_l4_csum_replace(skb, check, from, into, 4 | udp_flag);
+	if (packet->tuple.protocol == IPPROTO_SCTP) {
+		if (from == into)
+			return 0;
+		if (packet->fragment)
+			return -1; /* the rest of what the checksum covers is not in this packet */
+		err = update_sctp_check(skb, packet, from, into);
+	} else {
+		err = bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | udp_flag);
+		if (err || from == into)
+			return err;
+		err = bpf_l4_csum_replace(skb, check, from, into, 4 | udp_flag);
+	}
 	if (err)
 		return err;
 	return bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);

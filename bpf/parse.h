@@ -6,7 +6,6 @@
 #ifndef SVCPROXY_PARSE_H
 #define SVCPROXY_PARSE_H
 
-#include <bpf_endian.h>
 #include "lookup.h"
 
 #define ETH_P_IP 0x0800
@@ -21,6 +20,10 @@
 #define IPPROTO_UDP 17
 #endif
 
+#ifndef IPPROTO_SCTP
+#define IPPROTO_SCTP 132
+#endif
+
 #define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
@@ -31,27 +34,14 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-struct packet {
-	struct tuple tuple; /* ports are zero in a later fragment */
-	__u32 l3;	    /* offsets from skb->data */
-	__u32 l4;
-	__u32 length; /* of the IP packet, as its header says */
-	__u32 fragment_id;
-	__u32 seq; /* TCP, host order */
-	__u32 ack;
-	bool v6;
-	bool fragment;	     /* part of a datagram */
-	bool later_fragment; /* and not its first part: no transport header */
-	bool dont_fragment;
-	__u8 ttl;
-	__u8 tcp_flags;
-	__u8 transport; /* bytes of TCP or UDP header */
-	__u8 reserved;
-};
+#define SCTP_INIT 1
+#define SCTP_INIT_ACK 2
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN_COMPLETE 14
 
 enum parsed {
 	PARSED,
-	PARSED_OTHER,	  /* nothing we translate */
+	PARSED_OTHER,	  /* not IP */
 	PARSED_MALFORMED, /* shorter than its headers say */
 };
 
@@ -138,16 +128,72 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 	return PARSED;
 }
 
+static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 end = packet->l3 + packet->length, udp_length;
+	union {
+		struct {
+			__be16 sport, dport;
+			__be32 seq, ack;
+			__u8 offset, flags;
+		} tcp;
+		struct {
+			__be16 sport, dport;
+			__be32 tag, check;
+			__u8 chunk, flags;
+			__be16 length;
+			__be32 init_tag;
+		} sctp;
+		struct {
+			__be16 sport, dport, length, check;
+		} udp;
+	} h;
+
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		/* 20 bytes of header; the four that follow the flags are checksum and urgent pointer */
+		if (packet->l4 + 20 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 14))
+			return PARSED_MALFORMED;
+		packet->seq = bpf_ntohl(h.tcp.seq);
+		packet->ack = bpf_ntohl(h.tcp.ack);
+		packet->tcp_flags = h.tcp.flags;
+		packet->transport = h.tcp.offset >> 4 << 2;
+		if (packet->transport < 20 || packet->l4 + packet->transport > end)
+			return PARSED_MALFORMED;
+		packet->begins = (h.tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+		packet->answers = (h.tcp.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+		packet->resets = h.tcp.flags & TCP_RST;
+	} else if (packet->tuple.protocol == IPPROTO_SCTP) {
+		/* common header, and what the first chunk begins with; only an INIT's goes on with a tag */
+		if (packet->l4 + 16 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 16))
+			return PARSED_MALFORMED;
+		packet->begins = h.sctp.chunk == SCTP_INIT;
+		packet->answers = h.sctp.chunk == SCTP_INIT_ACK;
+		if (packet->answers &&
+		    (packet->l4 + 20 > end || bpf_skb_load_bytes(skb, packet->l4 + 16, &h.sctp.init_tag, 4)))
+			return PARSED_MALFORMED;
+		packet->seq = h.sctp.tag;
+		packet->ack = packet->answers ? h.sctp.init_tag : 0;
+		packet->transport = 12;
+		packet->resets = h.sctp.chunk == SCTP_ABORT || h.sctp.chunk == SCTP_SHUTDOWN_COMPLETE;
+	} else {
+		if (packet->l4 + 8 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 8))
+			return PARSED_MALFORMED;
+		udp_length = bpf_ntohs(h.udp.length); /* of the whole datagram, in its first fragment too */
+		if (udp_length < 8 || (!packet->fragment && packet->l4 + udp_length > end))
+			return PARSED_MALFORMED;
+		packet->transport = 8;
+		packet->begins = true;
+		packet->answers = true;
+	}
+	packet->tuple.sport = h.tcp.sport;
+	packet->tuple.dport = h.tcp.dport;
+	return PARSED;
+}
+
 /* Reads the headers of an IP packet that starts at offset l3; *packet must be zero. */
 static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct packet *packet)
 {
 	enum parsed parsed;
-	__u32 udp_length;
-	struct {
-		__be16 sport, dport;
-		__be32 seq, ack;
-		__u8 offset, flags;
-	} tcp;
 
 	packet->l3 = l3;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
@@ -161,31 +207,13 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct
 	if (packet->length + l3 > skb->len)
 		return PARSED_MALFORMED;
 
-	if (packet->tuple.protocol != IPPROTO_TCP && packet->tuple.protocol != IPPROTO_UDP)
-		return PARSED_OTHER;
+	if (packet->tuple.protocol != IPPROTO_TCP && packet->tuple.protocol != IPPROTO_UDP &&
+	    packet->tuple.protocol != IPPROTO_SCTP)
+		return PARSED;
+	packet->translatable = true;
 	if (packet->later_fragment)
 		return PARSED;
-	if (packet->tuple.protocol == IPPROTO_TCP) {
-		/* 20 bytes of header; the four that follow the flags are checksum and urgent pointer */
-		if (packet->l4 + 20 > l3 + packet->length || bpf_skb_load_bytes(skb, packet->l4, &tcp, 14))
-			return PARSED_MALFORMED;
-		packet->seq = bpf_ntohl(tcp.seq);
-		packet->ack = bpf_ntohl(tcp.ack);
-		packet->tcp_flags = tcp.flags;
-		packet->transport = tcp.offset >> 4 << 2;
-		if (packet->transport < 20 || packet->l4 + packet->transport > l3 + packet->length)
-			return PARSED_MALFORMED;
-	} else {
-		if (packet->l4 + 8 > l3 + packet->length || bpf_skb_load_bytes(skb, packet->l4, &tcp, 8))
-			return PARSED_MALFORMED;
-		udp_length = bpf_ntohl(tcp.seq) >> 16; /* of the whole datagram, in its first fragment too */
-		if (udp_length < 8 || (!packet->fragment && packet->l4 + udp_length > l3 + packet->length))
-			return PARSED_MALFORMED;
-		packet->transport = 8;
-	}
-	packet->tuple.sport = tcp.sport;
-	packet->tuple.dport = tcp.dport;
-	return PARSED;
+	return parse_transport(skb, packet);
 }
 
 #endif

@@ -9,7 +9,7 @@
 #ifndef SVCPROXY_SOCKET_H
 #define SVCPROXY_SOCKET_H
 
-#include "lookup.h"
+#include "affinity.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -81,11 +81,12 @@ static __always_inline void normalise_loopback(struct address *addr)
 		addr->word[3] = bpf_htonl(1);
 }
 
-/* The frontend that a process in this socket's namespace dials, and which of its pools answers it. */
+/* The frontend that a process in this socket's namespace dials, which of its pools answers it, and who it is. */
 static __always_inline const struct frontend *dialled_frontend(struct bpf_sock_addr *ctx, const struct peer *peer,
-							       __u32 *pool)
+							       __u32 *pool, struct address *client)
 {
-	bool host = bpf_get_netns_cookie(ctx) == host_netns_cookie;
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	bool host = cookie == host_netns_cookie;
 	struct address addr = peer->addr;
 	const struct frontend *frontend;
 	__u8 protocol = socket_protocol(ctx);
@@ -97,6 +98,7 @@ static __always_inline const struct frontend *dialled_frontend(struct bpf_sock_a
 	frontend = find_frontend(&addr, peer->port, protocol);
 	if (!frontend || frontend->flags & FRONTEND_NO_SOCKET || (frontend->flags & FRONTEND_HOST_ONLY && !host))
 		return NULL;
+	namespace_client(cookie, client);
 	*pool = host || pods_inside ? frontend->inside : frontend->outside;
 	return frontend;
 }
@@ -179,15 +181,18 @@ static __always_inline bool claim_record(struct socket_record *record, const str
 static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	const struct backend *backend = NULL;
+	const struct frontend *frontend;
 	struct socket_record *record;
+	struct address client;
 	struct slot slot = {};
 	struct peer peer = {};
 	enum verdict verdict = VERDICT_NONE;
 	__u32 pool;
 
 	read_peer(ctx, v6, &peer);
-	if (dialled_frontend(ctx, &peer, &pool))
-		backend = choose_backend(pool, bpf_get_prandom_u32(), &slot, &verdict);
+	frontend = dialled_frontend(ctx, &peer, &pool, &client);
+	if (frontend)
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
 
 	if (backend) {
 		record = bpf_sk_storage_get(&sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -299,7 +304,9 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct socket_record *record = bpf_sk_storage_get(&sockets, ctx->sk, NULL, 0);
 	const struct backend *backend = NULL;
+	const struct frontend *frontend;
 	struct socket_record known = {};
+	struct address client;
 	enum verdict verdict;
 	struct slot slot = {};
 	struct peer peer = {};
@@ -309,7 +316,8 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	read_peer(ctx, v6, &peer);
 	if (record)
 		read_record(record, &known);
-	if (!dialled_frontend(ctx, &peer, &pool)) {
+	frontend = dialled_frontend(ctx, &peer, &pool, &client);
+	if (!frontend) {
 		if (record)
 			forget_backend(ctx, &peer, record, &known);
 		return ALLOW;
@@ -318,7 +326,7 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	if (record)
 		backend = remembered_backend(ctx, &peer, &known, &slot.backend, &own);
 	if (!backend) {
-		backend = choose_backend(pool, bpf_get_prandom_u32(), &slot, &verdict);
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
 		if (!backend) {
 			if (verdict == VERDICT_REJECT) {
 				count(STAT_SENDMSG_REJECT);

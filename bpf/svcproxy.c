@@ -3,8 +3,8 @@
  * The table of contents: every program, by hook. bpf/README.md walks a packet through them.
  */
 #include "collect.h"
+#include "pod.h"
 #include "socket.h"
-#include "uplink.h"
 
 #define ETHERNET 14 /* bytes of link-layer header */
 #define NONE 0
@@ -70,15 +70,24 @@ int egress_l2(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int pod_ingress_l2(struct __sk_buff *skb)
+{
+	return pod_ingress(skb, ETHERNET);
+}
+
+SEC("tc")
+int pod_egress_l2(struct __sk_buff *skb)
+{
+	return pod_egress(skb, ETHERNET);
+}
+
+SEC("tc")
 int collect(struct __sk_buff *skb)
 {
 	return collect_flows(skb);
 }
 
-/* Types that only Go needs, or that maps name without the compiler looking inside: a pointer keeps each in the BTF. */
-#define KEEP(kind, type) kind type *keep_##type __attribute__((unused))
-KEEP(struct, slot);
-KEEP(struct, backend);
+/* Types that only Go needs. */
 KEEP(enum, stat);
 KEEP(enum, verdict);
 KEEP(enum, frontend_kind);

@@ -39,6 +39,11 @@ enum frontend_flag {
 	FRONTEND_HOST_ONLY = 1,
 	/* the socket hooks must leave it to the packet path (source ranges, masquerade-all) */
 	FRONTEND_NO_SOCKET = 2,
+	/* only clients in source_ranges may use it (parity) */
+	FRONTEND_RANGES = 4,
+	/* which of the Service's sets the pools are: for the agent, which takes them over at a restart */
+	FRONTEND_INSIDE_LOCAL = 8,
+	FRONTEND_OUTSIDE_LOCAL = 16,
 };
 
 /* Which pool answers, seen from the two kinds of clients (DESIGN D4). */
@@ -116,12 +121,21 @@ ASSERT_SIZE(tuple, 40);
 
 enum flow_flag {
 	FLOW_REPLY = 1,	     /* the entry of packets from the backend (record); otherwise from the client (stub) */
-	FLOW_REMOTE = 2,     /* the backend is behind an uplink: SNAT and redirect */
+	FLOW_REMOTE = 2,     /* outside client, backend behind an uplink: SNAT and redirect */
 	FLOW_REPLIED = 4,    /* the backend has answered */
 	FLOW_FIN_CLIENT = 8, /* TCP FIN seen from the client */
 	FLOW_FIN_BACKEND = 16,
-	FLOW_RST = 32,	      /* TCP RST seen from either */
-	FLOW_ESTABLISHED = 64 /* the client has answered the answer; the entry lives in `flows` */
+	FLOW_RST = 32,	       /* TCP RST seen from either */
+	FLOW_ESTABLISHED = 64, /* the client has answered the answer; the entry lives in `flows` */
+	FLOW_BRIDGED = 128,    /* a pod and its backend on one bridge, or one and the same: netfilter sees none of it */
+	/* The hooks at which packets of this entry are met. A tuple may pass others, where it is left alone. */
+	FLOW_AT_UPLINK_INGRESS = 0x100,
+	FLOW_AT_UPLINK_EGRESS = 0x200,
+	FLOW_AT_POD_INGRESS = 0x400,
+	FLOW_AT_POD_EGRESS = 0x800,
+	FLOW_AT = 0xf00,
+	/* The same for the flow's other entry, four bits further up. */
+	FLOW_OTHER_AT = 0xf000,
 };
 
 /*
@@ -154,6 +168,28 @@ struct uplink {
 	__u32 reserved;
 };
 ASSERT_SIZE(uplink, 40);
+
+/* A link that leads to a pod. Written by Go. */
+struct pod_link {
+	struct address snat4; /* the node's address for a pod that reaches itself through a Service; zero: none */
+	struct address snat6;
+	__u64 netns_cookie; /* of the pod, 0 if unknown: its identity for session affinity, as at its sockets */
+	__u32 bridge;	    /* the bridge it is a port of, if netfilter does not see what is bridged; else 0 */
+	__u32 reserved;
+};
+ASSERT_SIZE(pod_link, 48);
+
+/* The ranges that ClusterIPs are allocated from. Written by Go. */
+#define MAX_SERVICE_RANGES 16
+struct service_range {
+	struct address addr;
+	struct address mask;
+};
+struct service_range_list {
+	__u32 count;
+	__u32 reserved;
+	struct service_range range[MAX_SERVICE_RANGES];
+};
 
 /* Socket storage: what our hooks did to this socket (DESIGN D5). Never evicted, freed with the socket. */
 struct socket_record {
@@ -208,6 +244,38 @@ struct fragment_key {
 };
 ASSERT_SIZE(fragment_key, 40);
 
+/* A backend that a pool holds: what a range of slots cannot be asked. */
+struct member {
+	__u32 pool;
+	__u32 backend;
+};
+ASSERT_SIZE(member, 8);
+
+/* Whose choice is remembered: a Service port and a client (parity ). */
+struct affinity_key {
+	__u32 service;
+	__u32 v6; /* the families of a Service have backends of their own */
+	/* The address that packets come from; of a process, its network namespace: cookie in words 2 and 3,
+	 * and an address that nobody can have. */
+	struct address client;
+};
+ASSERT_SIZE(affinity_key, 24);
+
+struct affinity_entry {
+	__u32 backend;
+	__u32 generation;
+	__u64 last_used; /* CLOCK_MONOTONIC nanoseconds */
+};
+ASSERT_SIZE(affinity_entry, 16);
+
+/* Key of source_ranges: the clients that a Service port admits to its load balancer addresses. */
+struct source_range {
+	__u32 bits; /* of what follows: 32 for the service and the length of the prefix */
+	__be32 service;
+	struct address client;
+};
+ASSERT_SIZE(source_range, 24);
+
 /* Why a packet or a call was counted. The names, in lower case and without STAT_, are the metric labels. */
 enum stat {
 	STAT_CONNECT,	     /* connect() translated */
@@ -216,13 +284,17 @@ enum stat {
 	STAT_SENDMSG,	     /* sendmsg() translated */
 	STAT_SENDMSG_REJECT,
 	STAT_SENDMSG_DROP,
-	STAT_RECVMSG,	       /* recvmsg() source shown as the frontend */
-	STAT_GETPEERNAME,      /* getpeername() shown as the frontend */
-	STAT_NO_RECORD,	       /* socket left to the packet path: no memory for its record */
-	STAT_BAD_BACKEND,      /* a pool named a backend that is not there: a bug or a torn table */
-	STAT_PACKET_MALFORMED, /* shorter than its headers say */
-	STAT_PACKET_REJECT,    /* packet to a frontend without backends */
-	STAT_PACKET_DROP,      /* packet to a frontend with no backend on this node */
+	STAT_RECVMSG,		 /* recvmsg() source shown as the frontend */
+	STAT_GETPEERNAME,	 /* getpeername() shown as the frontend */
+	STAT_NO_RECORD,		 /* socket left to the packet path: no memory for its record */
+	STAT_BAD_BACKEND,	 /* a pool named a backend that is not there: a bug or a torn table */
+	STAT_PACKET_MALFORMED,	 /* shorter than its headers say */
+	STAT_PACKET_REJECT,	 /* packet to a frontend without backends */
+	STAT_PACKET_DROP,	 /* packet to a frontend with no backend on this node */
+	STAT_PACKET_RANGE,	 /* packet from a client that the source ranges do not admit: dropped */
+	STAT_AFFINITY,		 /* the remembered backend was used */
+	STAT_AFFINITY_NEW,	 /* a backend was chosen and remembered */
+	STAT_PACKET_UNALLOCATED, /* packet to an address of the Service ranges that no Service has: dropped */
 	STAT_FLOW_NEW,
 	STAT_FLOW_PROMOTED,    /* from embryonic to established */
 	STAT_FLOW_RESELECTED,  /* the flow's backend is gone, another one was chosen */
@@ -238,8 +310,13 @@ enum stat {
 	STAT_REPLY_LOCAL,
 	STAT_REPLY_REDIRECT,
 	STAT_REPLY_STACK,
-	STAT_FRAGMENT,	      /* later fragment, followed its first */
-	STAT_FRAGMENT_ORPHAN, /* later fragment whose first was not seen: left alone */
+	STAT_POD_FORWARD, /* from a pod, on its link: to a backend */
+	STAT_POD_REPLY,
+	STAT_HOST_FORWARD, /* from this node, at an uplink: to a backend */
+	STAT_HOST_REPLY,
+	STAT_FRAGMENT,	       /* later fragment, followed its first */
+	STAT_FRAGMENT_ORPHAN,  /* later fragment whose first was not seen: left alone */
+	STAT_SOCKET_DESTROYED, /* connected UDP socket ended, its backend is gone */
 	STAT_MAX,
 };
 

@@ -13,45 +13,10 @@
 #ifndef SVCPROXY_UPLINK_H
 #define SVCPROXY_UPLINK_H
 
-#include "flow.h"
+#include "begin.h"
 #include "fragment.h"
 
 #define PACKET_HOST 0
-#define PORT_TRIES 16
-
-static __always_inline bool is_snat_port(__be16 port)
-{
-	__u16 p = bpf_ntohs(port);
-
-	return p >= snat_first_port && p <= snat_last_port;
-}
-
-static __always_inline __be16 random_snat_port(void)
-{
-	return bpf_htons(snat_first_port + bpf_get_prandom_u32() % (snat_last_port - snat_first_port + 1));
-}
-
-static __always_inline bool is_frontend_address(const struct address *addr)
-{
-	__u32 bit = hash_address(addr, ADDRESS_FILTER_BITS), word = bit >> 6;
-	const __u64 *filter = bpf_map_lookup_elem(&address_filter, &word);
-
-	return filter && *filter & 1ULL << (bit & 63);
-}
-
-static __always_inline __u64 *reply_filter_entry(const struct address *addr)
-{
-	__u32 index = hash_address(addr, REPLY_FILTER_BITS);
-
-	return bpf_map_lookup_elem(&reply_filter, &index);
-}
-
-static __always_inline bool may_be_reply(const struct address *addr)
-{
-	const __u64 *entry = reply_filter_entry(addr);
-
-	return entry && *entry;
-}
 
 /* Sends a packet of a remote flow on: straight to the next link, or by the stack. */
 static __always_inline int forward_remote(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
@@ -99,254 +64,129 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	if (rewrite(skb, packet, &s->flow))
 		return DROP;
 	note_fragment(packet, false, &s->flow, 0);
-	count(STAT_FORWARD_LOCAL);
+	count(s->flow.flags & FLOW_REPLY ? STAT_HOST_REPLY : STAT_FORWARD_LOCAL);
 	return NEXT;
 }
 
-/*
- * Whether the record under s->answer may give way to a new flow of this packet's client: it is that very
- * client's, whose stub was evicted; or an embryo that has been silent for so long that it holds its port for nobody.
- */
-static __always_inline bool may_take(const struct packet *packet, struct scratch *s)
+/* What begins every packet program: the scratch with the packet in it, or NULL for what is nothing to us. */
+static __always_inline struct scratch *read_packet(struct __sk_buff *skb, __u32 l3)
 {
-	const struct flow *record, *stub;
-	__u64 last;
-	__u32 flags;
+	struct scratch *s;
+	enum parsed parsed;
+	__u32 zero = 0;
 
-	record = bpf_map_lookup_elem(&embryos, &s->answer);
-	if (!record)
-		return false;
-	answer_tuple(record, packet->tuple.protocol, &s->detour);
-	if (same_tuple(&s->detour, &packet->tuple))
-		return true;
-	flags = record->flags;
-	last = record->last_seen;
-	stub = bpf_map_lookup_elem(&embryos, &s->detour);
-	if (stub && stub->nonce == record->nonce) {
-		flags |= stub->flags;
-		if ((__s64)(stub->last_seen - last) > 0)
-			last = stub->last_seen;
-	}
-	if ((__s64)(s->flow.last_seen - last) <= (__s64)embryo_timeout(packet->tuple.protocol, flags))
-		return false;
-	if (stub && stub->nonce == record->nonce)
-		bpf_map_delete_elem(&embryos, &s->detour);
-	return true;
+	if (skb->vlan_present)
+		return NULL; /* a VLAN link on top of this one will see it */
+	s = bpf_map_lookup_elem(&scratch, &zero);
+	if (!s)
+		return NULL;
+	__builtin_memset(&s->packet, 0, sizeof(s->packet));
+	parsed = parse(skb, l3, &s->packet);
+	if (parsed == PARSED_MALFORMED)
+		count(STAT_PACKET_MALFORMED);
+	return parsed == PARSED ? s : NULL;
 }
 
-/*
- * Stores a new flow's two entries. The record decides who owns the reply tuple: it is inserted only where
- * there is none, and when another flow has it (two frontends that lead one client port to one backend, or
- * a source port in use) the next source port is tried.
- */
-static __always_inline bool store_flow(const struct packet *packet, struct scratch *s)
+/* A later fragment goes the way of its first; a first one begins a new datagram. true: *verdict is set. */
+static __always_inline bool is_later_fragment(struct __sk_buff *skb, struct scratch *s, bool egress, int *verdict)
 {
-	int i;
-
-	for (i = 0; i < PORT_TRIES; i++) {
-		answer_tuple(&s->flow, packet->tuple.protocol, &s->answer);
-		mirror_flow(&packet->tuple, &s->flow, &s->room);
-		if (!bpf_map_lookup_elem(&flows, &s->answer) &&
-		    !bpf_map_update_elem(&embryos, &s->answer, &s->room, BPF_NOEXIST)) {
-			/* Between the two the other holder may have been promoted. */
-			if (!bpf_map_lookup_elem(&flows, &s->answer))
-				goto stored;
-			bpf_map_delete_elem(&embryos, &s->answer);
-		}
-		if (may_take(packet, s) && !bpf_map_update_elem(&embryos, &s->answer, &s->room, BPF_ANY))
-			goto stored;
-		s->flow.sport = random_snat_port();
-		count(STAT_SNAT_RETRY);
-	}
-	count(STAT_SNAT_EXHAUSTED);
-	return false;
-stored:
-	if (!bpf_map_update_elem(&embryos, &packet->tuple, &s->flow, BPF_ANY))
-		return true;
-	bpf_map_delete_elem(&embryos, &s->answer);
-	count(STAT_FLOW_FAILED);
-	return false;
-}
-
-/* A packet that belongs to no flow: the first of a new one if it is dialled to a frontend. */
-static __always_inline int begin_flow(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
-{
-	const struct frontend *frontend;
-	const struct backend *backend;
-	const struct uplink *uplink;
-	struct flow *flow = &s->flow;
-	struct slot slot = {};
-	enum verdict verdict;
-	__u64 *filter;
-	long rc;
-
-	if (packet->tuple.protocol == IPPROTO_TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
-		return NEXT;
-	frontend = find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol);
-	if (!frontend || frontend->flags & FRONTEND_HOST_ONLY)
-		return NEXT;
-	backend = choose_backend(frontend->outside, bpf_get_prandom_u32(), &slot, &verdict);
-	if (!backend) {
-		if (verdict == VERDICT_DROP) {
-			count(STAT_PACKET_DROP);
-			return DROP;
-		}
-		/* The node's own stack answers for its addresses: RST or port unreachable. */
-		if (verdict == VERDICT_REJECT)
-			count(STAT_PACKET_REJECT);
-		return NEXT;
-	}
-
-	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->src = packet->tuple.src;
-	flow->sport = packet->tuple.sport;
-	flow->dst = backend->addr;
-	flow->dport = backend->port;
-	flow->service = frontend->service;
-	flow->backend = slot.backend;
-	flow->generation = slot.generation;
-	flow->ifindex = skb->ingress_ifindex;
-	flow->nonce = bpf_get_prandom_u32();
-	flow->last_seen = now();
-	flow->packets = 1;
-	flow->bytes = packet->length;
-
-	rc = find_route(skb, &s->route, packet, &packet->tuple.src, &backend->addr, skb->ingress_ifindex, 0, 0);
-	if (rc == BPF_FIB_LKUP_RET_SUCCESS || rc == BPF_FIB_LKUP_RET_NO_NEIGH || rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-		uplink = bpf_map_lookup_elem(&uplinks, &s->route.ifindex);
-		if (uplink) {
-			flow->flags = FLOW_REMOTE;
-			flow->src = packet->v6 ? uplink->snat6 : uplink->snat4;
-			flow->sport = random_snat_port();
-			if (!flow->src.word[3] && !flow->src.word[0]) {
-				count(STAT_SNAT_NO_ADDRESS);
-				return DROP;
-			}
-		}
-	}
-	if (!store_flow(packet, s))
-		return DROP;
-	count(STAT_FLOW_NEW);
-	if (!(flow->flags & FLOW_REMOTE)) {
-		filter = reply_filter_entry(&backend->addr);
-		if (filter && *filter != 1)
-			*(volatile __u64 *)filter = 1;
-	}
-	return forward(skb, packet, s);
-}
-
-/*
- * Finds the flow of a packet, counts the packet, moves the flow along, and leaves a copy in s->flow. The
- * copy, because an embryo's memory may be given to another flow at any moment.
- */
-static __always_inline bool follow_flow(const struct packet *packet, struct scratch *s)
-{
-	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->tuple);
-	bool embryo = !flow;
-
-	if (embryo)
-		flow = bpf_map_lookup_elem(&embryos, &packet->tuple);
-	if (!flow)
+	if (!s->packet.fragment)
 		return false;
-	if (begins_anew(packet, flow)) {
-		s->flow = *flow;
-		delete_flow(&packet->tuple, &s->flow, &s->answer);
-		count(STAT_FLOW_RESELECTED);
+	if (!s->packet.later_fragment) {
+		forget_fragment(&s->packet, egress);
 		return false;
 	}
-	if (embryo && !(flow->flags & FLOW_REPLY) && !owns_record(&packet->tuple, flow, &s->answer)) {
-		bpf_map_delete_elem(&embryos, &packet->tuple);
-		return false;
-	}
-	count_packet(flow, packet);
-	s->flow = *flow;
-	if (!embryo)
-		return true;
-	if (s->flow.flags & FLOW_REPLY) {
-		note_answer(packet, &s->flow, &s->answer, &s->room);
-	} else if (proves_client(packet, &s->flow)) {
-		promote(&packet->tuple, &s->flow, &s->answer, &s->room);
-	} else {
-		answer_tuple(&s->flow, packet->tuple.protocol, &s->answer);
-		repair_embryo(&packet->tuple, &s->flow, &s->answer, &s->room);
-	}
+	*verdict = follow_fragment(skb, &s->packet, egress, &s->route);
 	return true;
 }
 
 static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 {
-	struct packet packet = {};
+	const struct packet *packet;
 	struct scratch *s;
-	__u32 zero = 0;
+	int verdict;
 
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST)
 		return NEXT;
-	switch (parse(skb, l3, &packet)) {
-	case PARSED:
-		break;
-	case PARSED_MALFORMED:
-		count(STAT_PACKET_MALFORMED);
+	s = read_packet(skb, l3);
+	if (!s || !s->packet.translatable)
 		return NEXT;
-	default:
+	packet = &s->packet;
+	if (is_later_fragment(skb, s, false, &verdict))
+		return verdict;
+	if (!is_frontend_address(&packet->tuple.dst) && !is_snat_port(packet->tuple.dport) &&
+	    !may_be_reply(&packet->tuple.src))
 		return NEXT;
+	if (!follow_flow(packet, s, FLOW_AT_UPLINK_INGRESS)) {
+		verdict = begin_flow(skb, FROM_OUTSIDE);
+		if (verdict != BEGUN)
+			return verdict;
 	}
-	s = bpf_map_lookup_elem(&scratch, &zero);
-	if (!s)
-		return NEXT;
-	if (packet.fragment && !packet.later_fragment)
-		forget_fragment(&packet, false);
-	if (packet.later_fragment)
-		return follow_fragment(skb, &packet, false, &s->route);
-	if (!is_frontend_address(&packet.tuple.dst) && !is_snat_port(packet.tuple.dport))
-		return NEXT;
-	if (!follow_flow(&packet, s))
-		return begin_flow(skb, &packet, s);
-	return forward(skb, &packet, s);
+	return forward(skb, packet, s);
+}
+
+/* A connection of this node that no socket hook has seen (SCTP, a raw socket, one left to us): from here on
+ * its packets go to the backend, wherever that is. */
+static __always_inline int forward_own(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+{
+	long rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, 0, 0);
+
+	if (rc && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return DROP; /* the way it was going leads to nobody */
+	if (rewrite(skb, packet, &s->flow))
+		return DROP;
+	note_fragment(packet, true, &s->flow, s->route.ifindex);
+	count(STAT_HOST_FORWARD);
+	return redirect(&s->route, s->route.ifindex);
 }
 
 static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 {
-	struct packet packet = {};
+	struct scratch *s = read_packet(skb, l3);
+	const struct packet *packet;
 	const struct flow *detour;
-	struct scratch *s;
-	__u32 zero = 0;
+	bool known = false;
+	int verdict;
 
-	if (skb->vlan_present)
-		return NEXT;
-	switch (parse(skb, l3, &packet)) {
-	case PARSED:
-		break;
-	case PARSED_MALFORMED:
-		count(STAT_PACKET_MALFORMED);
-		return NEXT;
-	default:
-		return NEXT;
-	}
-	s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
 		return NEXT;
-	if (packet.fragment && !packet.later_fragment)
-		forget_fragment(&packet, true);
-	if (packet.later_fragment)
-		return follow_fragment(skb, &packet, true, &s->route);
-	if (is_snat_port(packet.tuple.sport) || is_snat_port(packet.tuple.dport)) {
-		detour = bpf_map_lookup_elem(&detours, &packet.tuple);
+	packet = &s->packet;
+	if (!packet->translatable)
+		return refuse_unserved(skb, FROM_HOST);
+	if (is_later_fragment(skb, s, true, &verdict))
+		return verdict;
+	if (is_snat_port(packet->tuple.sport) || is_snat_port(packet->tuple.dport)) {
+		detour = bpf_map_lookup_elem(&detours, &packet->tuple);
 		if (detour) {
 			s->flow = *detour;
-			if (rewrite(skb, &packet, &s->flow))
+			if (rewrite(skb, packet, &s->flow))
 				return DROP;
-			note_fragment(&packet, true, &s->flow, 0);
+			note_fragment(packet, true, &s->flow, 0);
 			return NEXT;
 		}
 	}
-	if (!may_be_reply(&packet.tuple.src) || !follow_flow(&packet, s) ||
-	    (s->flow.flags & (FLOW_REPLY | FLOW_REMOTE)) != FLOW_REPLY)
+	if (may_be_reply(&packet->tuple.src))
+		known = follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS);
+	if (known && s->flow.flags & FLOW_REPLY) {
+		if (rewrite(skb, packet, &s->flow))
+			return DROP;
+		note_fragment(packet, true, &s->flow, 0);
+		count(STAT_REPLY_LOCAL);
 		return NEXT;
-	if (rewrite(skb, &packet, &s->flow))
-		return DROP;
-	note_fragment(&packet, true, &s->flow, 0);
-	count(STAT_REPLY_LOCAL);
-	return NEXT;
+	}
+	if (!is_frontend_address(&packet->tuple.dst))
+		return refuse_unserved(skb, FROM_HOST);
+	/* Forwarded: it has been seen where it came in, where an unused port is not refused to outside clients. */
+	if (skb->ingress_ifindex)
+		return find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol) ?
+			       NEXT :
+			       refuse_unserved(skb, FROM_HOST);
+	if (!known && !follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS)) {
+		verdict = begin_flow(skb, FROM_HOST);
+		if (verdict != BEGUN)
+			return verdict;
+	}
+	return forward_own(skb, packet, s);
 }
 
 #endif

@@ -54,6 +54,8 @@ func startAgent(t testing.TB, n *testenv.Node, args ...string) *agent {
 	t.Helper()
 	a := launchAgent(t, n, args...)
 	if err := a.ready(t.Context()); err != nil {
+		_ = a.Signal(syscall.SIGQUIT) // where it hangs
+		<-a.Done()
 		t.Fatalf("agent of %s is not ready: %v\n%s", n.Name, err, a.log)
 	}
 	return a

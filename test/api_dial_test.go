@@ -67,10 +67,22 @@ func answered(t *testing.T, from dialler, network, addr string, want ...string) 
 	return first
 }
 
-// refused waits until a connection is refused.
+// refused waits until a connection is refused. An ICMP error that comes while connect() still holds the socket,
+// as it does between namespaces, counts only when the SYN is sent again, a second later (tcp_v4_err).
 func refused(t *testing.T, from dialler, addr string) {
 	t.Helper()
-	failing(t, from, addr, "is refused", func(err error) bool { return errors.Is(err, unix.ECONNREFUSED) })
+	eventually(t, addr+" is refused", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		r, err := from.Request(ctx, "tcp", addr)
+		switch {
+		case err == nil:
+			return fmt.Errorf("answered by %s", r.Backend)
+		case !errors.Is(err, unix.ECONNREFUSED):
+			return err
+		}
+		return nil
+	})
 }
 
 // unreachable waits until nobody translates a ClusterIP any more: to the cluster's hosts, which have no default

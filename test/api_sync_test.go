@@ -144,6 +144,7 @@ func TestAPIOutage(t *testing.T) {
 	answered(t, c.pod(0, 1), "tcp", addrs[0], b.Name)
 	t.Logf("what was missed arrived %v after the outage", time.Since(begin))
 	answered(t, c.Clients[0], "tcp", outside[0], b.Name)
+	l.ended = true
 	c.setBackends(t, s, backends(a, b)...) // both nodes hear what comes from now on
 	for _, n := range c.Nodes {
 		answered(t, n.Pods[1], "tcp", addrs[1], a.Name, b.Name)

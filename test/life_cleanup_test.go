@@ -151,11 +151,11 @@ func TestCleanup(t *testing.T) {
 		for _, addr := range nodeAddrs(node, 30080) {
 			answered(t, c.Clients[0], "tcp", addr, c.Nodes[0].Pods[0].Name, c.Nodes[1].Pods[0].Name)
 		}
-		if got, want := len(attached(t, node))-len(before), len(cgroupAttachTypes)+2; got != want {
+		if got, want := len(attached(t, node))-len(before), len(cgroupAttachTypes)+2+2*len(node.Pods); got != want {
 			t.Errorf("%d programs more than before, want %d:\n%v", got, want, attached(t, node))
 		}
 		maps, programs := pinned(t, node)
-		if len(maps) == 0 || len(programs) != len(cgroupAttachTypes)+2 {
+		if len(maps) == 0 || len(programs) != len(cgroupAttachTypes)+2+2*len(node.Pods) {
 			t.Errorf("pinned: maps %v, links %v", maps, programs)
 		}
 		if reservedPorts(t, node) == ports {

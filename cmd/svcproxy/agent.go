@@ -55,6 +55,8 @@ type agent struct {
 	client     kubernetes.Interface // nil with --manifests
 	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
 
+	stale chan struct{} // capacity 1: UDP sockets may be connected to a backend that is gone
+
 	// Owned by the loop.
 	consequences *consequences
 
@@ -67,6 +69,7 @@ type agent struct {
 	retry    *time.Timer // for what failed in the tables
 	relink   *time.Timer // for links that could not be attached to
 	podCIDRs *time.Timer // for the Node object to have some, where they are needed
+	udpGone  uint64      // UDP backends that were removed so far
 	counted  watch.Counters
 	written  reconcile.Stats
 }
@@ -148,6 +151,11 @@ func (a *agent) take() {
 		a.setNode(update.Node)
 		if first {
 			close(a.nodeKnown)
+		}
+	}
+	if update.ServiceCIDRs != nil {
+		if err := a.datapath.SetServiceRanges(update.ServiceCIDRs); err != nil {
+			a.log.Error("addresses of the Service ranges that nobody has may leave the node", "error", err)
 		}
 	}
 	a.apply(update.Changes)
@@ -250,6 +258,13 @@ func (a *agent) finish(result reconcile.Result, err error) {
 		// first Prune that may be for ever, so nothing may wait for it.
 		a.retry.Reset(a.config.SyncPeriod())
 	}
+	if gone := a.reconciler.Stats().UDPBackendsGone; gone != a.udpGone {
+		a.udpGone = gone
+		select {
+		case a.stale <- struct{}{}:
+		default: // about to be looked for anyway
+		}
+	}
 	now := time.Now()
 	for _, f := range families {
 		a.health.Updated(f)
@@ -302,12 +317,16 @@ func (a *agent) setUplinks() {
 		}
 		uplinks = append(uplinks, bpf.UplinkConfig{Index: l.Index, Name: l.Name, MTU: l.MTU, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
 	}
-	if err := a.datapath.SetUplinks(uplinks); err != nil {
+	var pods []bpf.PodLinkConfig
+	for _, l := range a.local.PodLinks {
+		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
+	}
+	if err := a.datapath.SetLinks(uplinks, pods); err != nil {
 		a.log.Error("attach packet programs", "error", err, "retry", linkRetry)
 		a.relink.Reset(linkRetry)
 		return
 	}
-	a.log.Info("packet programs attached", "uplinks", names(uplinks))
+	a.log.Info("packet programs attached", "uplinks", names(uplinks), "podLinks", len(pods))
 }
 
 func names(uplinks []bpf.UplinkConfig) []string {
@@ -352,6 +371,7 @@ func (a *agent) countWrites() {
 	for table, n := range map[string]uint64{
 		"frontends": now.Frontends - before.Frontends, "services": now.Services - before.Services,
 		"pools": now.Pools - before.Pools, "slots": now.Slots - before.Slots, "backends": now.Backends - before.Backends,
+		"members": now.Members - before.Members, "source_ranges": now.Ranges - before.Ranges,
 	} {
 		a.metrics.TableWrites(table, int(n))
 	}
@@ -369,6 +389,21 @@ func (a *agent) collectFlows(ctx context.Context) error {
 		case <-ticker.C:
 			if _, err := a.datapath.Collect(); err != nil {
 				a.log.Error("collect expired flows", "error", err)
+			}
+		}
+	}
+}
+
+// destroySockets ends, until ctx is done, UDP sockets whose backend is gone. On its own, for it goes through
+// all network namespaces.
+func (a *agent) destroySockets(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.stale:
+			if err := a.datapath.DestroyStaleSockets(); err != nil {
+				a.log.Warn("UDP sockets may go on sending to a backend that is gone", "error", err)
 			}
 		}
 	}

@@ -29,7 +29,7 @@ node, sends real requests through Services, and shows who answered and whom they
   6  an agent that is killed while requests are made, and comes back
 
 Nothing leaves this machine, its own network is left alone, and all of it is removed at the end, by
-Ctrl-C too. It needs root, a mounted cgroup2, and Linux 5.10 or newer with BTF. No API server: the agents
+Ctrl-C too. It needs root, a mounted cgroup2, and Linux 5.14 or newer with BTF. No API server: the agents
 read a folder of YAML files ("svcproxy run --manifests"). The exit code is 1 if anything was answered
 otherwise than it should have been; such lines say WRONG.
 
@@ -115,8 +115,8 @@ func wholeMachine(uidMap string) bool {
 func missingInKernel(release string, btf bool) error {
 	var major, minor int
 	// A version that cannot be read is no reason to refuse: loading will tell.
-	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n == 2 && (major < 5 || major == 5 && minor < 10) {
-		return fmt.Errorf("this kernel is Linux %s: svcproxy needs 5.10 or newer", release)
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n == 2 && (major < 5 || major == 5 && minor < 14) {
+		return fmt.Errorf("this kernel is Linux %s: svcproxy needs 5.14 or newer", release)
 	}
 	if !btf {
 		return errors.New("this kernel has no BTF (/sys/kernel/btf/vmlinux): svcproxy needs one built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are")

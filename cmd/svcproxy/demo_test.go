@@ -293,11 +293,11 @@ func TestMissingInKernel(t *testing.T) {
 		btf     bool
 		want    string // "": nothing is missing
 	}{
-		{"5.10.0-28-amd64", true, ""},
+		{"5.14.0-570", true, ""},
 		{"6.18.44", true, ""},
 		{"odd", true, ""},
-		{"5.9.16", true, "5.10 or newer"},
-		{"4.19.0-26-amd64", false, "5.10 or newer"},
+		{"5.10.0-28-amd64", true, "5.14 or newer"},
+		{"4.19.0-26-amd64", false, "5.14 or newer"},
 		{"6.1.0", false, "CONFIG_DEBUG_INFO_BTF"},
 	} {
 		err := missingInKernel(test.release, test.btf)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -121,7 +122,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		client: client,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
 		state: watch.NewState(), health: proxyHealth, metrics: m,
-		nodeKnown: make(chan struct{}),
+		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1),
 	}
 	a.consequences = newConsequences(a, events)
 	defer a.consequences.checks.Close()
@@ -132,6 +133,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	group.Go(func() error { a.watchLinks(ctx); return nil })
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })
+	group.Go(func() error { return a.destroySockets(ctx) })
 	for reason, server := range map[string]health.Server{
 		reasonHealthFailed:  {Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
 		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: statusMux},
@@ -173,10 +175,18 @@ func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("--snat-ports: %w", err)
 	}
+	var clusterCIDRs []netip.Prefix
+	if c.DetectsByClusterCIDR() {
+		if clusterCIDRs, err = c.ClusterCIDRs(); err != nil {
+			return nil, err
+		}
+	}
 	features := bpf.ProbeFeatures()
 	log.Info("kernel", "features", features, "cgroupRoot", c.CgroupRoot, "bpfRoot", c.BPFRoot)
+	timeouts := c.FlowTimeouts()
 	return bpf.Load(bpf.Options{
-		Root: c.BPFRoot, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
+		TCPEstablishedTimeout: timeouts.TCPEstablished, TCPHalfClosedTimeout: timeouts.TCPCloseWait, UDPTimeout: timeouts.UDPStream,
+		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
 		FirstSNATPort: first, LastSNATPort: last, Features: features,
 	}, log)
 }

@@ -32,93 +32,153 @@ const (
 	filterHandle   = 0x5eb
 )
 
-var directions = []struct {
+// PodLinkConfig is a link to a pod, for what the pod sends that no socket hook has seen.
+type PodLinkConfig struct {
+	Index        int
+	Name         string
+	SNAT4, SNAT6 netip.Addr // the node, for a pod that reaches itself through a Service; zero: it cannot
+	NetnsCookie  uint64     // of the pod; 0: unknown
+	Bridge       int        // the bridge it is a port of, if netfilter does not see what is bridged; else 0
+}
+
+// direction is one of the two hooks of a link.
+type direction struct {
 	name, program string
 	attach        ebpf.AttachType
 	parent        uint32 // of the clsact filter
-}{
-	// Egress first: what ingress rewrites must find its way back.
-	{"egress", "egress_l2", ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
-	{"ingress", "ingress_l2", ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
 }
 
-// SetUplinks makes the packet programs sit on exactly these links. One link's failure does not keep the
-// others from being attached; a link that has vanished meanwhile is none.
-func (d *Datapath) SetUplinks(links []UplinkConfig) error {
-	var errs []error
-	want := make(map[int]UplinkConfig, len(links))
-	for _, l := range links {
-		want[l.Index] = l
-		if have, ok := d.uplinks[l.Index]; ok && have == l {
-			continue
-		}
-		if err := d.addUplink(l); err != nil && !linkGone(l.Index) {
-			errs = append(errs, err)
-			delete(want, l.Index)
-		}
+// Egress first: what ingress rewrites must find its way back.
+func directions(egress, ingress string) []direction {
+	return []direction{
+		{"egress", egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+		{"ingress", ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
 	}
-	attached, err := d.attachedUplinks()
+}
+
+// linkSet is the links of one role: the map that says what they are like, and the programs on them.
+type linkSet[C comparable] struct {
+	table      string
+	directions []direction
+	value      func(C) any
+	name       func(C) string
+	have       map[int]C // as attached by this process
+}
+
+func newUplinks() *linkSet[UplinkConfig] {
+	return &linkSet[UplinkConfig]{
+		table: "uplinks", directions: directions("egress_l2", "ingress_l2"),
+		value: func(l UplinkConfig) any {
+			return Uplink{Snat4: NewAddress(l.SNAT4), Snat6: NewAddress(l.SNAT6), Mtu: uint32(l.MTU)}
+		},
+		name: func(l UplinkConfig) string { return l.Name },
+	}
+}
+
+func newPodLinks() *linkSet[PodLinkConfig] {
+	return &linkSet[PodLinkConfig]{
+		table: "pod_links", directions: directions("pod_egress_l2", "pod_ingress_l2"),
+		value: func(l PodLinkConfig) any {
+			return PodLink{Snat4: NewAddress(l.SNAT4), Snat6: NewAddress(l.SNAT6), NetnsCookie: l.NetnsCookie, Bridge: uint32(l.Bridge)}
+		},
+		name: func(l PodLinkConfig) string { return l.Name },
+	}
+}
+
+// SetLinks makes the packet programs sit on exactly these links. One link's failure does not keep the
+// others from being attached; a link that has vanished meanwhile is none.
+func (d *Datapath) SetLinks(uplinks []UplinkConfig, pods []PodLinkConfig) error {
+	wantUplinks, wantPods := make(map[int]UplinkConfig), make(map[int]PodLinkConfig)
+	for _, l := range uplinks {
+		wantUplinks[l.Index] = l
+	}
+	for _, l := range pods {
+		wantPods[l.Index] = l
+	}
+	return errors.Join(d.uplinks.set(d, wantUplinks), d.podLinks.set(d, wantPods))
+}
+
+func (s *linkSet[C]) set(d *Datapath, want map[int]C) error {
+	var errs []error
+	// What goes first, for a link may have changed its role.
+	attached, err := attachedLinks(d.coll.Maps[s.table])
 	errs = append(errs, err)
 	for _, index := range attached {
 		if _, ok := want[index]; !ok {
-			errs = append(errs, d.removeUplink(index))
+			errs = append(errs, s.remove(d, index))
 		}
 	}
-	d.uplinks = want
+	have := make(map[int]C, len(want))
+	for index, l := range want {
+		if before, ok := s.have[index]; ok && before == l {
+			have[index] = l
+			continue
+		}
+		if err := s.add(d, index, l); err == nil {
+			have[index] = l
+		} else if !linkGone(index) {
+			errs = append(errs, err)
+		}
+	}
+	s.have = have
 	return errors.Join(errs...)
 }
 
-func (d *Datapath) addUplink(l UplinkConfig) error {
-	value := Uplink{Snat4: NewAddress(l.SNAT4), Snat6: NewAddress(l.SNAT6), Mtu: uint32(l.MTU)}
-	if err := d.coll.Maps["uplinks"].Put(uint32(l.Index), value); err != nil {
-		return fmt.Errorf("put %s into uplinks: %w", l.Name, err)
+func (s *linkSet[C]) add(d *Datapath, index int, l C) error {
+	if err := d.coll.Maps[s.table].Put(uint32(index), s.value(l)); err != nil {
+		return fmt.Errorf("put %s into %s: %w", s.name(l), s.table, err)
 	}
-	for _, dir := range directions {
+	if _, ok := s.have[index]; ok {
+		return nil // the programs are there
+	}
+	for _, dir := range s.directions {
 		prog := d.coll.Programs[dir.program]
 		var err error
 		if d.opts.Features.TCX {
-			err = d.attachTCX(l.Index, dir.name, dir.attach, prog)
+			err = d.attachTCX(index, dir, prog)
 		} else {
-			err = attachFilter(l.Index, dir.parent, prog)
+			err = attachFilter(index, dir.parent, prog)
 		}
 		if err != nil {
-			return fmt.Errorf("attach to %s of %s: %w", dir.name, l.Name, err)
+			return fmt.Errorf("attach to %s of %s: %w", dir.name, s.name(l), err)
 		}
 	}
 	return nil
 }
 
-// attachedUplinks lists the links that this or an earlier run has put on the map.
-func (d *Datapath) attachedUplinks() ([]int, error) {
-	entries, err := dump[uint32, Uplink](d.coll.Maps["uplinks"])
-	if err != nil {
-		return nil, err
-	}
-	var indexes []int
-	for index := range entries {
-		indexes = append(indexes, int(index))
-	}
-	return indexes, nil
-}
-
-func (d *Datapath) removeUplink(index int) error {
+func (s *linkSet[C]) remove(d *Datapath, index int) error {
 	var errs []error
-	for _, dir := range directions {
-		errs = append(errs, removeLinkPin(d.tcxPin(index, dir.name)))
+	for _, dir := range s.directions {
+		errs = append(errs, removeLinkPin(linkPin(d.opts.Root, index, dir.name)))
 	}
 	errs = append(errs, removeFilters(index))
-	if err := d.coll.Maps["uplinks"].Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		errs = append(errs, fmt.Errorf("delete link %d from uplinks: %w", index, err))
+	if err := d.coll.Maps[s.table].Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		errs = append(errs, fmt.Errorf("delete link %d from %s: %w", index, s.table, err))
 	}
 	return errors.Join(errs...)
 }
 
-func (d *Datapath) tcxPin(index int, direction string) string {
-	return filepath.Join(d.opts.Root, "links", fmt.Sprintf("%d-%s", index, direction))
+// attachedLinks lists the links that this or an earlier run has put on the map.
+func attachedLinks(m *ebpf.Map) ([]int, error) {
+	var indexes []int
+	var index uint32
+	var value []byte
+	entries := m.Iterate()
+	for entries.Next(&index, &value) {
+		indexes = append(indexes, int(index))
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", m, err)
+	}
+	return indexes, nil
 }
 
-func (d *Datapath) attachTCX(index int, direction string, attach ebpf.AttachType, prog *ebpf.Program) error {
-	pin := d.tcxPin(index, direction)
+func linkPin(root string, index int, direction string) string {
+	return filepath.Join(root, "links", fmt.Sprintf("%d-%s", index, direction))
+}
+
+func (d *Datapath) attachTCX(index int, dir direction, prog *ebpf.Program) error {
+	pin := linkPin(d.opts.Root, index, dir.name)
 	old, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
 		defer old.Close()
@@ -132,7 +192,7 @@ func (d *Datapath) attachTCX(index int, direction string, attach ebpf.AttachType
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("load pinned link: %w", err)
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: attach})
+	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: dir.attach})
 	if err != nil {
 		return err
 	}
@@ -169,7 +229,7 @@ func removeFilters(index int) error {
 		return nil // gone, and its filters with it
 	}
 	ours, others := 0, 0
-	for _, dir := range directions {
+	for _, dir := range directions("", "") {
 		filters, err := netlink.FilterList(l, dir.parent)
 		if err != nil {
 			continue // no clsact here

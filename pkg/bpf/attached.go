@@ -84,8 +84,8 @@ func (v *View) AttachedLinks() ([]AttachedLink, error) {
 		if i, err := net.InterfaceByIndex(int(index)); err == nil {
 			a.Name = i.Name
 		}
-		for _, dir := range directions {
-			if _, err := os.Stat(filepath.Join(v.root, "links", fmt.Sprintf("%d-%s", index, dir.name))); err == nil {
+		for _, dir := range directions("", "") {
+			if _, err := os.Stat(linkPin(v.root, int(index), dir.name)); err == nil {
 				a.Programs = append(a.Programs, "tcx "+dir.name)
 			}
 			if hasFilter(int(index), dir.parent) {

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,22 +32,25 @@ type port struct {
 	addr map[string]netip.Addr
 }
 
-// node is a node of a cluster seen by the programs: a network namespace with three uplinks and a pod.
+// node is a node of a cluster seen by the programs: a network namespace with three uplinks and pods.
 //
 //	client ── gateway ── eth0 ┐       ┌ pod0 ── pod
-//	   pods of node B ── eth0 ┤ node  ┤
-//	   pods of node C ── eth1 ┤       └ the node's own processes
-//	   pods of node D ── eth2 ┘ (a smaller MTU)
+//	   pods of node B ── eth0 ┤ node  ┼ cni0 ── pod1 ── bridged
+//	   pods of node C ── eth1 ┤       │     └── its neighbour
+//	   pods of node D ── eth2 ┘       └ the node's own processes
+//	    (a smaller MTU)
 //
 // Programs sit on the uplinks, but tests run them on packets of their own.
 type node struct {
 	*Datapath
-	ns                     *testenv.Namespace
-	root                   string
-	eth0, eth1, eth2, pod0 *port
-	first, last            uint16 // SNAT ports
-	ids                    uint32 // of services, pools and backends given so far
-	slots                  uint32
+	ns               *testenv.Namespace
+	root             string
+	eth0, eth1, eth2 *port
+	pod0, pod1, cni0 *port
+	first, last      uint16 // SNAT ports
+	ids              uint32 // of services, pools and backends given so far
+	slots            uint32
+	dialled          []FrontendKey // put so far
 }
 
 // family is the addresses of the picture above.
@@ -58,6 +62,9 @@ type family struct {
 	nodeB, nodeC, nodeD           netip.Addr
 	prefix0, prefix1, prefix2     netip.Prefix
 	podsHere, podsB, podsC, podsD netip.Prefix
+	bridged, neighbour            netip.Addr
+	podsBridged                   netip.Prefix
+	unrelated                     netip.Prefix // clients that are none of these
 }
 
 var families = []family{{
@@ -66,12 +73,14 @@ var families = []family{{
 	nodeB: addr("192.0.2.2"), nodeC: addr("198.51.100.3"), nodeD: addr("203.0.113.4"),
 	prefix0: prefix("192.0.2.1/24"), prefix1: prefix("198.51.100.1/24"), prefix2: prefix("203.0.113.1/24"),
 	podsHere: prefix("10.1.0.0/16"), podsB: prefix("10.2.0.0/16"), podsC: prefix("10.3.0.0/16"), podsD: prefix("10.4.0.0/16"),
+	bridged: addr("10.5.0.2"), neighbour: addr("10.5.0.3"), podsBridged: prefix("10.5.0.0/16"), unrelated: prefix("172.20.0.0/16"),
 }, {
 	name: "IPv6", client: addr("2001:db8:c::9"), gateway: addr("2001:db8:2::fe"), node: addr("2001:db8:2::1"),
 	pod: addr("fd00:1::2"), onB: addr("fd00:2::2"), onC: addr("fd00:3::2"), onD: addr("fd00:4::2"),
 	nodeB: addr("2001:db8:2::2"), nodeC: addr("2001:db8:51::3"), nodeD: addr("2001:db8:113::4"),
 	prefix0: prefix("2001:db8:2::1/64"), prefix1: prefix("2001:db8:51::1/64"), prefix2: prefix("2001:db8:113::1/64"),
 	podsHere: prefix("fd00:1::/64"), podsB: prefix("fd00:2::/64"), podsC: prefix("fd00:3::/64"), podsD: prefix("fd00:4::/64"),
+	bridged: addr("fd00:5::2"), neighbour: addr("fd00:5::3"), podsBridged: prefix("fd00:5::/64"), unrelated: prefix("2001:db8:77::/64"),
 }}
 
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
@@ -82,62 +91,54 @@ func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a,
 
 var neighbourMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 
-// newNode makes a node. configure may change how the data path is loaded.
-func newNode(t testing.TB, configure ...func(*Options)) *node {
+// makeNode makes a node. The error of closing what is returned goes to whoever closes it.
+func makeNode(t testing.TB, opts Options) (n *node, closeNode func() error) {
 	t.Helper()
 	ns, err := testenv.NewNamespace()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.forwarding"} {
 		if err := ns.Sysctl(name, "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n := &node{ns: ns, first: 61000, last: 61999}
+	n = &node{ns: ns, first: opts.FirstSNATPort, last: opts.LastSNATPort}
 	n.eth0 = mustPort(t, ns, "eth0", 1500)
 	n.eth1 = mustPort(t, ns, "eth1", 1500)
 	n.eth2 = mustPort(t, ns, "eth2", 1280)
 	n.pod0 = mustPort(t, ns, "pod0", 1500)
+	n.pod1 = mustPort(t, ns, "pod1", 1500)
+	n.cni0 = mustBridge(t, ns, "cni0", "pod1")
 	for _, f := range families {
 		mustAddress(t, n.eth0, ns, f.name, f.prefix0)
 		mustAddress(t, n.eth1, ns, f.name, f.prefix1)
 		mustAddress(t, n.eth2, ns, f.name, f.prefix2)
 		mustRoute(t, ns, n.pod0, f.podsHere, netip.Addr{})
+		mustRoute(t, ns, n.cni0, f.podsBridged, netip.Addr{})
 		mustRoute(t, ns, n.eth0, f.podsB, f.nodeB)
 		mustRoute(t, ns, n.eth1, f.podsC, f.nodeC)
 		mustRoute(t, ns, n.eth2, f.podsD, f.nodeD)
 		mustRoute(t, ns, n.eth0, netip.PrefixFrom(addr(map[string]string{"IPv4": "0.0.0.0", "IPv6": "::"}[f.name]), 0), f.gateway)
 		mustNeighbour(t, ns, n.pod0, f.pod)
+		mustNeighbour(t, ns, n.cni0, f.bridged)
+		mustNeighbour(t, ns, n.cni0, f.neighbour)
 		mustNeighbour(t, ns, n.eth0, f.gateway)
 		mustNeighbour(t, ns, n.eth0, f.nodeB)
 		mustNeighbour(t, ns, n.eth1, f.nodeC)
 		mustNeighbour(t, ns, n.eth2, f.nodeD)
 	}
 	n.root = mustRoot(t)
-	opts := Options{Root: n.root, FirstSNATPort: n.first, LastSNATPort: n.last, Features: ProbeFeatures()}
-	for _, c := range configure {
-		c(&opts)
-	}
-	n.first, n.last = opts.FirstSNATPort, opts.LastSNATPort
+	opts.Root = n.root
 	n.mustDo(t, func() (err error) {
 		if n.Datapath, err = Load(opts, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
-		return n.SetUplinks(n.uplinkConfigs())
+		return n.SetLinks(n.uplinkConfigs(), nil)
 	})
-	t.Cleanup(func() {
-		if err := n.Datapath.Close(); err != nil {
-			t.Error(err)
-		}
-		n.mustDo(t, func() error { return Cleanup(n.root) })
-	})
-	return n
+	return n, func() error {
+		return errors.Join(n.Datapath.Close(), ns.Do(func() error { return Cleanup(n.root) }), ns.Close(), os.RemoveAll(filepath.Dir(n.root)))
+	}
 }
 
 func (n *node) uplinkConfigs() (links []UplinkConfig) {
@@ -161,7 +162,6 @@ func mustRoot(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(root) })
 	return filepath.Join(root, "root")
 }
 
@@ -193,6 +193,37 @@ func mustPort(t testing.TB, ns *testenv.Namespace, name string, mtu int) *port {
 		p = port{index: l.Attrs().Index, mac: [6]byte(l.Attrs().HardwareAddr), mtu: mtu, addr: make(map[string]netip.Addr)}
 	}
 	return &p
+}
+
+// mustBridge makes a bridge with these ports.
+func mustBridge(t testing.TB, ns *testenv.Namespace, name string, ports ...string) *port {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	nl := ns.Netlink()
+	if err := nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		t.Fatalf("add %s: %v", name, err)
+	}
+	bridge, err := nl.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ports {
+		l, err := nl.LinkByName(p)
+		if err == nil {
+			err = nl.LinkSetMaster(l, bridge)
+		}
+		if err != nil {
+			t.Fatalf("add %s to %s: %v", p, name, err)
+		}
+	}
+	if err := nl.LinkSetUp(bridge); err != nil {
+		t.Fatalf("set up %s: %v", name, err)
+	}
+	if bridge, err = nl.LinkByName(name); err != nil {
+		t.Fatal(err)
+	}
+	return &port{index: bridge.Attrs().Index, mac: [6]byte(bridge.Attrs().HardwareAddr), mtu: 1500, addr: make(map[string]netip.Addr)}
 }
 
 func mustAddress(t testing.TB, p *port, ns *testenv.Namespace, family string, a netip.Prefix) {
@@ -315,7 +346,7 @@ func (n *node) mustBeIn(t testing.TB, where string, came, sent packet) (stub, re
 	return stub, record
 }
 
-// forEach runs a test for both families and the given protocols, each on a node of its own.
+// forEach runs a test for both families and the given protocols, each on a node that knows nothing.
 func forEach(t *testing.T, protocols []uint8, test func(t *testing.T, n *node, f family, protocol uint8), configure ...func(*Options)) {
 	t.Helper()
 	for _, f := range families {
@@ -330,8 +361,11 @@ func forEach(t *testing.T, protocols []uint8, test func(t *testing.T, n *node, f
 // first is the first packet of a client, as it comes in at eth0.
 func (f family) first(protocol uint8, sport uint16, dst netip.AddrPort) packet {
 	p := packet{src: at(f.client, sport), dst: dst, protocol: protocol, ttl: 63, payload: "hello"}
-	if protocol == tcp {
+	switch protocol {
+	case tcp:
 		p.flags, p.seq, p.payload = syn, 1000, ""
+	case sctp:
+		p.seq, p.payload = 0, initChunk(clientTag)
 	}
 	return p
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -18,21 +20,28 @@ type Options struct {
 	Root       string // a directory on a bpffs, ours alone; made if it is not there
 	PodsInside bool   // a local detector is configured: pods are inside clients (DESIGN D4)
 	ForceStack bool   // --north-south=stack
+	// ClusterCIDRs are the pods of the cluster, at most one prefix a family: inside clients wherever they
+	// come from.
+	ClusterCIDRs []netip.Prefix
 	// FirstSNATPort and LastSNATPort bound the source ports of SNATed flows.
 	FirstSNATPort, LastSNATPort uint16
-	Features                    Features
+	// How long established flows may be silent; zero: what bpf/config.h says.
+	TCPEstablishedTimeout, TCPHalfClosedTimeout, UDPTimeout time.Duration
+	Features                                                Features
 }
 
 // Datapath is the loaded programs and their maps. Closing it leaves the data path at work: programs,
 // links and maps are pinned below Options.Root.
 type Datapath struct {
-	opts  Options
-	log   *slog.Logger
-	coll  *ebpf.Collection
-	stats []string
+	opts    Options
+	log     *slog.Logger
+	coll    *ebpf.Collection
+	destroy *ebpf.Program // nil: the kernel cannot
+	stats   []string
 	*Tables
 	*Flows
-	uplinks map[int]UplinkConfig
+	uplinks  *linkSet[UplinkConfig]
+	podLinks *linkSet[PodLinkConfig]
 }
 
 // Load loads the programs, adopting the maps that an earlier run has pinned. Nothing is attached yet.
@@ -57,6 +66,7 @@ func Load(opts Options, log *slog.Logger) (*Datapath, error) {
 	for name, value := range map[string]any{
 		"host_netns_cookie": cookie,
 		"pods_inside":       opts.PodsInside,
+		"cluster_cidrs":     clusterCIDRs(opts.ClusterCIDRs),
 		"force_stack":       opts.ForceStack,
 		"snat_first_port":   opts.FirstSNATPort,
 		"snat_last_port":    opts.LastSNATPort,
@@ -64,6 +74,16 @@ func Load(opts Options, log *slog.Logger) (*Datapath, error) {
 		"have_coarse_clock": opts.Features.CoarseClock,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	for name, d := range map[string]time.Duration{
+		"tcp_established_timeout": opts.TCPEstablishedTimeout, "tcp_half_closed_timeout": opts.TCPHalfClosedTimeout, "udp_timeout": opts.UDPTimeout,
+	} {
+		if d <= 0 {
+			continue
+		}
+		if err := spec.Variables[name].Set(uint64(d)); err != nil {
 			return nil, fmt.Errorf("set %s: %w", name, err)
 		}
 	}
@@ -76,11 +96,16 @@ func Load(opts Options, log *slog.Logger) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
-	d := &Datapath{opts: opts, log: log, coll: coll}
+	d := &Datapath{opts: opts, log: log, coll: coll, uplinks: newUplinks(), podLinks: newPodLinks()}
 	if d.stats, err = statNames(spec); err == nil {
 		d.Tables, err = openTables(coll.Maps, spec.Maps)
 	}
 	if err != nil {
+		coll.Close()
+		return nil, err
+	}
+	if d.destroy, err = loadDestroyer(coll.Maps); err != nil {
+		d.Tables.close()
 		coll.Close()
 		return nil, err
 	}
@@ -91,6 +116,9 @@ func Load(opts Options, log *slog.Logger) (*Datapath, error) {
 // Close releases what this process holds; what is pinned stays.
 func (d *Datapath) Close() error {
 	err := errors.Join(d.Flows.close(), d.Tables.close())
+	if d.destroy != nil {
+		err = errors.Join(err, d.destroy.Close())
+	}
 	d.coll.Close()
 	return err
 }
@@ -98,6 +126,18 @@ func (d *Datapath) Close() error {
 // Counters returns the data path's counters by name.
 func (d *Datapath) Counters() (map[string]uint64, error) {
 	return readStats(d.coll.Maps["stats"], d.stats)
+}
+
+// clusterCIDRs is the programs' form: IPv4, IPv6, zeroes where there is none.
+func clusterCIDRs(prefixes []netip.Prefix) (ranges [2]ServiceRange) {
+	for _, p := range prefixes {
+		if p.Addr().Is4() {
+			ranges[0] = newRange(p)
+		} else {
+			ranges[1] = newRange(p)
+		}
+	}
+	return ranges
 }
 
 // makeRoot makes the directories of pins.

@@ -3,13 +3,15 @@ package bpf
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net/netip"
 	"strings"
 )
 
 const (
-	tcp = 6
-	udp = 17
+	tcp  = 6
+	udp  = 17
+	sctp = 132
 
 	fin = 0x01
 	syn = 0x02
@@ -21,16 +23,16 @@ const (
 	etherIPv6 = 0x86dd
 )
 
-// packet is an Ethernet frame with TCP or UDP over IP, in words. bytes builds it with every checksum,
+// packet is an Ethernet frame with TCP, UDP or SCTP over IP, in words. bytes builds it with every checksum,
 // decode reads it back and checks them; neither shares anything with the programs under test.
 type packet struct {
 	ethSrc, ethDst [6]byte
 	src, dst       netip.AddrPort
 	protocol       uint8
 	ttl            uint8
-	flags          uint8 // TCP
-	seq, ack       uint32
-	payload        string
+	flags          uint8  // TCP
+	seq, ack       uint32 // seq is SCTP's tag as well
+	payload        string // SCTP: the chunks
 
 	options    []byte // IPv4 options or IPv6 extension headers with their first type in extension
 	extension  uint8
@@ -38,7 +40,8 @@ type packet struct {
 	offset     int    // in bytes; not 0: no transport header, all is payload
 	more       bool
 	mayBeCut   bool   // IPv4: DF is not set
-	noChecksum bool   // UDP
+	noChecksum bool   // UDP and SCTP
+	raw        bool   // the payload is all there is behind the IP header: other protocols
 	whole      string // a first fragment's checksum covers the payload of the whole datagram
 }
 
@@ -130,8 +133,11 @@ func (p packet) headerV6(payload int) []byte {
 }
 
 func (p packet) transport() []byte {
-	if p.offset != 0 {
+	if p.offset != 0 || p.raw {
 		return []byte(p.payload)
+	}
+	if p.protocol == sctp {
+		return p.transportSCTP()
 	}
 	var h []byte
 	h = binary.BigEndian.AppendUint16(h, p.src.Port())
@@ -159,6 +165,25 @@ func (p packet) transport() []byte {
 	}
 	return append(h, p.payload...)
 }
+
+// transportSCTP is RFC 9260, 3: the checksum is the CRC of it all with the checksum zero.
+func (p packet) transportSCTP() []byte {
+	h := binary.BigEndian.AppendUint16(nil, p.src.Port())
+	h = binary.BigEndian.AppendUint16(h, p.dst.Port())
+	h = binary.BigEndian.AppendUint32(h, p.seq)
+	h = append(h, 0, 0, 0, 0)
+	payload := p.payload
+	if p.whole != "" {
+		payload = p.whole
+	}
+	if !p.noChecksum {
+		crc := crc32.Update(crc32.Checksum(h, castagnoli), castagnoli, []byte(payload))
+		binary.LittleEndian.PutUint32(h[8:], crc)
+	}
+	return append(h, p.payload...)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (p packet) pseudoSum(length int) uint32 {
 	pseudo := append(p.src.Addr().AsSlice(), p.dst.Addr().AsSlice()...)
@@ -241,6 +266,16 @@ func describe(frame []byte) string {
 		fmt.Fprintf(&s, "UDP %d > %d length %d checksum %#04x %s\n", binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:]),
 			binary.BigEndian.Uint16(payload[4:]), binary.BigEndian.Uint16(payload[6:]), judge(ok))
 		payload = payload[8:]
+	}
+	if (protocol == 1 || protocol == 58) && len(payload) >= 8 {
+		fmt.Fprintf(&s, "ICMP type %d code %d checksum %#04x %s\n% x\n", payload[0], payload[1], binary.BigEndian.Uint16(payload[2:]),
+			judge(ok || sum(0, payload) == 0xffff), payload[4:])
+		return s.String()
+	}
+	if protocol == sctp && len(payload) >= 12 {
+		fmt.Fprintf(&s, "SCTP %d > %d tag %#x checksum % x\n", binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:]),
+			binary.BigEndian.Uint32(payload[4:]), payload[8:12])
+		payload = payload[12:]
 	}
 	if len(payload) > 40 {
 		fmt.Fprintf(&s, "payload %q… of %d\n", payload[:40], len(payload))

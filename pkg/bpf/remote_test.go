@@ -23,7 +23,9 @@ func TestRemoteRedirected(t *testing.T) {
 				if stub.Ifindex != uint32(n.eth0.index) || record.Ifindex != uint32(n.eth0.index) {
 					t.Errorf("flow came by %d and %d, want %d", stub.Ifindex, record.Ifindex, n.eth0.index)
 				}
-				if stub.Flags != FlowRemote || record.Flags != FlowRemote|FlowReply {
+				// Both come in at uplinks.
+				const ingressBoth = uint32(svcproxyFlowFlagFLOW_AT_UPLINK_INGRESS) * (1 + 1<<4)
+				if stub.Flags != FlowRemote|ingressBoth || record.Flags != FlowRemote|FlowReply|ingressBoth {
 					t.Errorf("flags %#x and %#x", stub.Flags, record.Flags)
 				}
 
@@ -83,7 +85,7 @@ func TestNoSNATAddress(t *testing.T) {
 		for i := range links {
 			links[i].SNAT4, links[i].SNAT6 = netip.Addr{}, netip.Addr{}
 		}
-		n.mustDo(t, func() error { return n.SetUplinks(links) })
+		n.mustDo(t, func() error { return n.SetLinks(links, nil) })
 		in := f.first(tcp, 40000, at(f.node, nodePort))
 		n.must(t, ingress(n.eth0, in, shot, in, "snat_no_address"))
 		if _, where := n.entry(t, in.tuple()); where != "" {

@@ -26,8 +26,14 @@ type skb struct {
 // run runs a program once on a frame at a link.
 func (n *node) run(t testing.TB, program string, p *port, frame []byte, gsoSize int) (int, []byte) {
 	t.Helper()
+	return n.runFrom(t, program, p, p.index, frame, gsoSize)
+}
+
+// runFrom is run on a frame that came by the link with index from; 0: the node has made it.
+func (n *node) runFrom(t testing.TB, program string, p *port, from int, frame []byte, gsoSize int) (int, []byte) {
+	t.Helper()
 	opts := n.options(frame, p)
-	opts.Context = skb{Ifindex: uint32(p.index), IngressIfindex: uint32(p.index), GSOSize: uint32(gsoSize)}
+	opts.Context = skb{Ifindex: uint32(p.index), IngressIfindex: uint32(from), GSOSize: uint32(gsoSize)}
 	var verdict uint32
 	n.mustDo(t, func() (err error) {
 		verdict, err = n.coll.Programs[program].Run(opts)
@@ -44,36 +50,63 @@ func (n *node) options(frame []byte, p *port) *ebpf.RunOptions {
 
 // A step is one packet through one program, and what must come of it.
 type step struct {
-	program string // ingress_l2 or egress_l2
+	program string
 	at      *port
 	in      packet
-	gso     int // gso_size
 	verdict int
 	// out is the packet afterwards. Port 0 of its source or destination stands for any SNAT port.
 	out packet
 	// counters that move, by one or by the number behind an asterisk: "flow_new snat_retry*2".
 	counters string
+	gso      int    // gso_size
+	own      bool   // the packet is made by the node itself
+	frame    []byte // what comes out, in the place of out
 }
 
 func ingress(p *port, in packet, verdict int, out packet, counters string) step {
 	in.ethDst = p.mac
 	out.ethDst = p.mac
-	return step{"ingress_l2", p, in, 0, verdict, out, counters}
+	return step{program: "ingress_l2", at: p, in: in, verdict: verdict, out: out, counters: counters}
 }
 
 func egress(p *port, in packet, verdict int, out packet, counters string) step {
 	out.ethDst = in.ethDst
-	return step{"egress_l2", p, in, 0, verdict, out, counters}
+	return step{program: "egress_l2", at: p, in: in, verdict: verdict, out: out, counters: counters}
+}
+
+// own is egress of what the node itself has made.
+func own(p *port, in packet, verdict int, out packet, counters string) step {
+	s := egress(p, in, verdict, out, counters)
+	s.own = true
+	return s
+}
+
+// podIngress is a packet that a pod sends.
+func podIngress(p *port, in packet, verdict int, out packet, counters string) step {
+	s := ingress(p, in, verdict, out, counters)
+	s.program = "pod_ingress_l2"
+	return s
+}
+
+// podEgress is a packet that a pod gets.
+func podEgress(p *port, in packet, verdict int, out packet, counters string) step {
+	s := egress(p, in, verdict, out, counters)
+	s.program = "pod_egress_l2"
+	return s
 }
 
 // must runs the step, and returns the packet that comes out.
 func (n *node) must(t testing.TB, s step) packet {
 	t.Helper()
 	before := n.counters(t)
-	verdict, out := n.run(t, s.program, s.at, s.in.bytes(), s.gso)
+	from := s.at.index
+	if s.own {
+		from = 0
+	}
+	verdict, out := n.runFrom(t, s.program, s.at, from, s.in.bytes(), s.gso)
 	after := n.counters(t)
 	want := s.out
-	if want.offset == 0 && len(out) >= 14 {
+	if s.frame == nil && want.offset == 0 && len(out) >= 14 {
 		sport, dport := transportPorts(out)
 		want.src = n.anySNATPort(t, want.src, sport)
 		want.dst = n.anySNATPort(t, want.dst, dport)
@@ -82,8 +115,12 @@ func (n *node) must(t testing.TB, s step) packet {
 	if verdict != s.verdict {
 		wrong = append(wrong, fmt.Sprintf("verdict %d, want %d", verdict, s.verdict))
 	}
-	if !bytes.Equal(out, want.bytes()) {
-		wrong = append(wrong, "packet -want +got:\n"+difference(want.bytes(), out))
+	frame := s.frame
+	if frame == nil {
+		frame = want.bytes()
+	}
+	if !bytes.Equal(out, frame) {
+		wrong = append(wrong, "packet -want +got:\n"+difference(frame, out))
 	}
 	if diff := cmp.Diff(parseCounters(t, s.counters), delta(before, after)); diff != "" {
 		wrong = append(wrong, "counters that moved -want +got:\n"+diff)

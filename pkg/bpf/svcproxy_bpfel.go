@@ -18,6 +18,20 @@ type svcproxyAddress struct {
 	Word [4]uint32
 }
 
+type svcproxyAffinityEntry struct {
+	_          structs.HostLayout
+	Backend    uint32
+	Generation uint32
+	LastUsed   uint64
+}
+
+type svcproxyAffinityKey struct {
+	_       structs.HostLayout
+	Service uint32
+	V6      uint32
+	Client  svcproxyAddress
+}
+
 type svcproxyBackend struct {
 	_          structs.HostLayout
 	Addr       svcproxyAddress
@@ -59,13 +73,20 @@ type svcproxyFlow struct {
 type svcproxyFlowFlag uint32
 
 const (
-	svcproxyFlowFlagFLOW_REPLY       svcproxyFlowFlag = 1
-	svcproxyFlowFlagFLOW_REMOTE      svcproxyFlowFlag = 2
-	svcproxyFlowFlagFLOW_REPLIED     svcproxyFlowFlag = 4
-	svcproxyFlowFlagFLOW_FIN_CLIENT  svcproxyFlowFlag = 8
-	svcproxyFlowFlagFLOW_FIN_BACKEND svcproxyFlowFlag = 16
-	svcproxyFlowFlagFLOW_RST         svcproxyFlowFlag = 32
-	svcproxyFlowFlagFLOW_ESTABLISHED svcproxyFlowFlag = 64
+	svcproxyFlowFlagFLOW_REPLY             svcproxyFlowFlag = 1
+	svcproxyFlowFlagFLOW_REMOTE            svcproxyFlowFlag = 2
+	svcproxyFlowFlagFLOW_REPLIED           svcproxyFlowFlag = 4
+	svcproxyFlowFlagFLOW_FIN_CLIENT        svcproxyFlowFlag = 8
+	svcproxyFlowFlagFLOW_FIN_BACKEND       svcproxyFlowFlag = 16
+	svcproxyFlowFlagFLOW_RST               svcproxyFlowFlag = 32
+	svcproxyFlowFlagFLOW_ESTABLISHED       svcproxyFlowFlag = 64
+	svcproxyFlowFlagFLOW_BRIDGED           svcproxyFlowFlag = 128
+	svcproxyFlowFlagFLOW_AT_UPLINK_INGRESS svcproxyFlowFlag = 256
+	svcproxyFlowFlagFLOW_AT_UPLINK_EGRESS  svcproxyFlowFlag = 512
+	svcproxyFlowFlagFLOW_AT_POD_INGRESS    svcproxyFlowFlag = 1024
+	svcproxyFlowFlagFLOW_AT_POD_EGRESS     svcproxyFlowFlag = 2048
+	svcproxyFlowFlagFLOW_AT                svcproxyFlowFlag = 3840
+	svcproxyFlowFlagFLOW_OTHER_AT          svcproxyFlowFlag = 61440
 )
 
 type svcproxyFrontend struct {
@@ -82,8 +103,11 @@ type svcproxyFrontend struct {
 type svcproxyFrontendFlag uint32
 
 const (
-	svcproxyFrontendFlagFRONTEND_HOST_ONLY svcproxyFrontendFlag = 1
-	svcproxyFrontendFlagFRONTEND_NO_SOCKET svcproxyFrontendFlag = 2
+	svcproxyFrontendFlagFRONTEND_HOST_ONLY     svcproxyFrontendFlag = 1
+	svcproxyFrontendFlagFRONTEND_NO_SOCKET     svcproxyFrontendFlag = 2
+	svcproxyFrontendFlagFRONTEND_RANGES        svcproxyFrontendFlag = 4
+	svcproxyFrontendFlagFRONTEND_INSIDE_LOCAL  svcproxyFrontendFlag = 8
+	svcproxyFrontendFlagFRONTEND_OUTSIDE_LOCAL svcproxyFrontendFlag = 16
 )
 
 type svcproxyFrontendKey struct {
@@ -103,11 +127,39 @@ const (
 	svcproxyFrontendKindFRONTEND_LOAD_BALANCER svcproxyFrontendKind = 4
 )
 
+type svcproxyMember struct {
+	_       structs.HostLayout
+	Pool    uint32
+	Backend uint32
+}
+
+type svcproxyPodLink struct {
+	_           structs.HostLayout
+	Snat4       svcproxyAddress
+	Snat6       svcproxyAddress
+	NetnsCookie uint64
+	Bridge      uint32
+	Reserved    uint32
+}
+
 type svcproxyService struct {
 	_        structs.HostLayout
 	Name     [192]int8
 	Protocol uint8
 	Reserved [7]uint8
+}
+
+type svcproxyServiceRange struct {
+	_    structs.HostLayout
+	Addr svcproxyAddress
+	Mask svcproxyAddress
+}
+
+type svcproxyServiceRangeList struct {
+	_        structs.HostLayout
+	Count    uint32
+	Reserved uint32
+	Range    [16]svcproxyServiceRange
 }
 
 type svcproxySlot struct {
@@ -142,40 +194,56 @@ type svcproxySocketRecord struct {
 	LastUsed    uint64
 }
 
+type svcproxySourceRange struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Service uint32
+	Client  svcproxyAddress
+}
+
 type svcproxyStat uint32
 
 const (
-	svcproxyStatSTAT_CONNECT          svcproxyStat = 0
-	svcproxyStatSTAT_CONNECT_REJECT   svcproxyStat = 1
-	svcproxyStatSTAT_CONNECT_DROP     svcproxyStat = 2
-	svcproxyStatSTAT_SENDMSG          svcproxyStat = 3
-	svcproxyStatSTAT_SENDMSG_REJECT   svcproxyStat = 4
-	svcproxyStatSTAT_SENDMSG_DROP     svcproxyStat = 5
-	svcproxyStatSTAT_RECVMSG          svcproxyStat = 6
-	svcproxyStatSTAT_GETPEERNAME      svcproxyStat = 7
-	svcproxyStatSTAT_NO_RECORD        svcproxyStat = 8
-	svcproxyStatSTAT_BAD_BACKEND      svcproxyStat = 9
-	svcproxyStatSTAT_PACKET_MALFORMED svcproxyStat = 10
-	svcproxyStatSTAT_PACKET_REJECT    svcproxyStat = 11
-	svcproxyStatSTAT_PACKET_DROP      svcproxyStat = 12
-	svcproxyStatSTAT_FLOW_NEW         svcproxyStat = 13
-	svcproxyStatSTAT_FLOW_PROMOTED    svcproxyStat = 14
-	svcproxyStatSTAT_FLOW_RESELECTED  svcproxyStat = 15
-	svcproxyStatSTAT_FLOW_FULL        svcproxyStat = 16
-	svcproxyStatSTAT_FLOW_FAILED      svcproxyStat = 17
-	svcproxyStatSTAT_FLOW_COLLECTED   svcproxyStat = 18
-	svcproxyStatSTAT_SNAT_RETRY       svcproxyStat = 19
-	svcproxyStatSTAT_SNAT_EXHAUSTED   svcproxyStat = 20
-	svcproxyStatSTAT_SNAT_NO_ADDRESS  svcproxyStat = 21
-	svcproxyStatSTAT_FORWARD_LOCAL    svcproxyStat = 22
-	svcproxyStatSTAT_FORWARD_REDIRECT svcproxyStat = 23
-	svcproxyStatSTAT_FORWARD_STACK    svcproxyStat = 24
-	svcproxyStatSTAT_REPLY_LOCAL      svcproxyStat = 25
-	svcproxyStatSTAT_REPLY_REDIRECT   svcproxyStat = 26
-	svcproxyStatSTAT_REPLY_STACK      svcproxyStat = 27
-	svcproxyStatSTAT_FRAGMENT         svcproxyStat = 28
-	svcproxyStatSTAT_FRAGMENT_ORPHAN  svcproxyStat = 29
-	svcproxyStatSTAT_MAX              svcproxyStat = 30
+	svcproxyStatSTAT_CONNECT            svcproxyStat = 0
+	svcproxyStatSTAT_CONNECT_REJECT     svcproxyStat = 1
+	svcproxyStatSTAT_CONNECT_DROP       svcproxyStat = 2
+	svcproxyStatSTAT_SENDMSG            svcproxyStat = 3
+	svcproxyStatSTAT_SENDMSG_REJECT     svcproxyStat = 4
+	svcproxyStatSTAT_SENDMSG_DROP       svcproxyStat = 5
+	svcproxyStatSTAT_RECVMSG            svcproxyStat = 6
+	svcproxyStatSTAT_GETPEERNAME        svcproxyStat = 7
+	svcproxyStatSTAT_NO_RECORD          svcproxyStat = 8
+	svcproxyStatSTAT_BAD_BACKEND        svcproxyStat = 9
+	svcproxyStatSTAT_PACKET_MALFORMED   svcproxyStat = 10
+	svcproxyStatSTAT_PACKET_REJECT      svcproxyStat = 11
+	svcproxyStatSTAT_PACKET_DROP        svcproxyStat = 12
+	svcproxyStatSTAT_PACKET_RANGE       svcproxyStat = 13
+	svcproxyStatSTAT_AFFINITY           svcproxyStat = 14
+	svcproxyStatSTAT_AFFINITY_NEW       svcproxyStat = 15
+	svcproxyStatSTAT_PACKET_UNALLOCATED svcproxyStat = 16
+	svcproxyStatSTAT_FLOW_NEW           svcproxyStat = 17
+	svcproxyStatSTAT_FLOW_PROMOTED      svcproxyStat = 18
+	svcproxyStatSTAT_FLOW_RESELECTED    svcproxyStat = 19
+	svcproxyStatSTAT_FLOW_FULL          svcproxyStat = 20
+	svcproxyStatSTAT_FLOW_FAILED        svcproxyStat = 21
+	svcproxyStatSTAT_FLOW_COLLECTED     svcproxyStat = 22
+	svcproxyStatSTAT_SNAT_RETRY         svcproxyStat = 23
+	svcproxyStatSTAT_SNAT_EXHAUSTED     svcproxyStat = 24
+	svcproxyStatSTAT_SNAT_NO_ADDRESS    svcproxyStat = 25
+	svcproxyStatSTAT_FORWARD_LOCAL      svcproxyStat = 26
+	svcproxyStatSTAT_FORWARD_REDIRECT   svcproxyStat = 27
+	svcproxyStatSTAT_FORWARD_STACK      svcproxyStat = 28
+	svcproxyStatSTAT_REPLY_LOCAL        svcproxyStat = 29
+	svcproxyStatSTAT_REPLY_REDIRECT     svcproxyStat = 30
+	svcproxyStatSTAT_REPLY_STACK        svcproxyStat = 31
+	svcproxyStatSTAT_POD_FORWARD        svcproxyStat = 32
+	svcproxyStatSTAT_POD_REPLY          svcproxyStat = 33
+	svcproxyStatSTAT_HOST_FORWARD       svcproxyStat = 34
+	svcproxyStatSTAT_HOST_REPLY         svcproxyStat = 35
+	svcproxyStatSTAT_FRAGMENT           svcproxyStat = 36
+	svcproxyStatSTAT_FRAGMENT_ORPHAN    svcproxyStat = 37
+	svcproxyStatSTAT_SOCKET_DESTROYED   svcproxyStat = 38
+	svcproxyStatSTAT_MAX                svcproxyStat = 39
 )
 
 type svcproxyTuple struct {
@@ -210,19 +278,25 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	svcproxyMapAddressFilter         = "address_filter"
+	svcproxyMapAffinity              = "affinity"
 	svcproxyMapBackends              = "backends"
 	svcproxyMapDetours               = "detours"
 	svcproxyMapEmbryos               = "embryos"
 	svcproxyMapFlows                 = "flows"
 	svcproxyMapFragments             = "fragments"
 	svcproxyMapFrontends             = "frontends"
+	svcproxyMapMembers               = "members"
+	svcproxyMapPodFilter             = "pod_filter"
+	svcproxyMapPodLinks              = "pod_links"
 	svcproxyMapPools                 = "pools"
 	svcproxyMapReplyFilter           = "reply_filter"
 	svcproxyMapScratch               = "scratch"
+	svcproxyMapServiceRanges         = "service_ranges"
 	svcproxyMapServices              = "services"
 	svcproxyMapSlots                 = "slots"
 	svcproxyMapSocketPeers           = "socket_peers"
 	svcproxyMapSockets               = "sockets"
+	svcproxyMapSourceRanges          = "source_ranges"
 	svcproxyMapStats                 = "stats"
 	svcproxyMapUplinks               = "uplinks"
 	svcproxyProgCollect              = "collect"
@@ -232,10 +306,13 @@ const (
 	svcproxyProgGetpeername4         = "getpeername4"
 	svcproxyProgGetpeername6         = "getpeername6"
 	svcproxyProgIngressL2            = "ingress_l2"
+	svcproxyProgPodEgressL2          = "pod_egress_l2"
+	svcproxyProgPodIngressL2         = "pod_ingress_l2"
 	svcproxyProgRecvmsg4             = "recvmsg4"
 	svcproxyProgRecvmsg6             = "recvmsg6"
 	svcproxyProgSendmsg4             = "sendmsg4"
 	svcproxyProgSendmsg6             = "sendmsg6"
+	svcproxyVarClusterCidrs          = "cluster_cidrs"
 	svcproxyVarForceStack            = "force_stack"
 	svcproxyVarHaveCoarseClock       = "have_coarse_clock"
 	svcproxyVarHaveSetRetval         = "have_set_retval"
@@ -308,6 +385,8 @@ type svcproxyProgramSpecs struct {
 	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
 	IngressL2    *ebpf.ProgramSpec `ebpf:"ingress_l2"`
+	PodEgressL2  *ebpf.ProgramSpec `ebpf:"pod_egress_l2"`
+	PodIngressL2 *ebpf.ProgramSpec `ebpf:"pod_ingress_l2"`
 	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
 	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
@@ -319,19 +398,25 @@ type svcproxyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type svcproxyMapSpecs struct {
 	AddressFilter *ebpf.MapSpec `ebpf:"address_filter"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Detours       *ebpf.MapSpec `ebpf:"detours"`
 	Embryos       *ebpf.MapSpec `ebpf:"embryos"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Members       *ebpf.MapSpec `ebpf:"members"`
+	PodFilter     *ebpf.MapSpec `ebpf:"pod_filter"`
+	PodLinks      *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
 	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
+	ServiceRanges *ebpf.MapSpec `ebpf:"service_ranges"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SocketPeers   *ebpf.MapSpec `ebpf:"socket_peers"`
 	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
 	Stats         *ebpf.MapSpec `ebpf:"stats"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
@@ -340,6 +425,7 @@ type svcproxyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type svcproxyVariableSpecs struct {
+	ClusterCidrs          *ebpf.VariableSpec `ebpf:"cluster_cidrs"`
 	ForceStack            *ebpf.VariableSpec `ebpf:"force_stack"`
 	HaveCoarseClock       *ebpf.VariableSpec `ebpf:"have_coarse_clock"`
 	HaveSetRetval         *ebpf.VariableSpec `ebpf:"have_set_retval"`
@@ -384,19 +470,25 @@ func (o *svcproxyObjects) Close() error {
 // It can be passed to loadSvcproxyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type svcproxyMaps struct {
 	AddressFilter *ebpf.Map `ebpf:"address_filter"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Detours       *ebpf.Map `ebpf:"detours"`
 	Embryos       *ebpf.Map `ebpf:"embryos"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Members       *ebpf.Map `ebpf:"members"`
+	PodFilter     *ebpf.Map `ebpf:"pod_filter"`
+	PodLinks      *ebpf.Map `ebpf:"pod_links"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
 	Scratch       *ebpf.Map `ebpf:"scratch"`
+	ServiceRanges *ebpf.Map `ebpf:"service_ranges"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SocketPeers   *ebpf.Map `ebpf:"socket_peers"`
 	Sockets       *ebpf.Map `ebpf:"sockets"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
 	Stats         *ebpf.Map `ebpf:"stats"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
@@ -404,19 +496,25 @@ type svcproxyMaps struct {
 func (m *svcproxyMaps) Close() error {
 	return _SvcproxyClose(
 		m.AddressFilter,
+		m.Affinity,
 		m.Backends,
 		m.Detours,
 		m.Embryos,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
+		m.Members,
+		m.PodFilter,
+		m.PodLinks,
 		m.Pools,
 		m.ReplyFilter,
 		m.Scratch,
+		m.ServiceRanges,
 		m.Services,
 		m.Slots,
 		m.SocketPeers,
 		m.Sockets,
+		m.SourceRanges,
 		m.Stats,
 		m.Uplinks,
 	)
@@ -426,6 +524,7 @@ func (m *svcproxyMaps) Close() error {
 //
 // It can be passed to loadSvcproxyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type svcproxyVariables struct {
+	ClusterCidrs          *ebpf.Variable `ebpf:"cluster_cidrs"`
 	ForceStack            *ebpf.Variable `ebpf:"force_stack"`
 	HaveCoarseClock       *ebpf.Variable `ebpf:"have_coarse_clock"`
 	HaveSetRetval         *ebpf.Variable `ebpf:"have_set_retval"`
@@ -460,6 +559,8 @@ type svcproxyPrograms struct {
 	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
 	IngressL2    *ebpf.Program `ebpf:"ingress_l2"`
+	PodEgressL2  *ebpf.Program `ebpf:"pod_egress_l2"`
+	PodIngressL2 *ebpf.Program `ebpf:"pod_ingress_l2"`
 	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
 	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
@@ -475,6 +576,8 @@ func (p *svcproxyPrograms) Close() error {
 		p.Getpeername4,
 		p.Getpeername6,
 		p.IngressL2,
+		p.PodEgressL2,
+		p.PodIngressL2,
 		p.Recvmsg4,
 		p.Recvmsg6,
 		p.Sendmsg4,

@@ -96,6 +96,72 @@ func (t *Tables) PutServices(entries map[uint32]Service) error {
 // DeleteServices forgets service ids.
 func (t *Tables) DeleteServices(ids []uint32) error { return remove(t.maps["services"], ids) }
 
+// PutMembers notes which backends pools hold, for session affinity.
+func (t *Tables) PutMembers(list []Member) error {
+	entries := make(map[Member]uint32, len(list))
+	for _, m := range list {
+		entries[m] = 1
+	}
+	return put(t.maps["members"], entries, func(m Member) string { return fmt.Sprintf("backend %d of pool %d", m.Backend, m.Pool) })
+}
+
+// DeleteMembers takes members back; those that are not there are skipped.
+func (t *Tables) DeleteMembers(list []Member) error { return remove(t.maps["members"], list) }
+
+// Members returns which backends pools hold.
+func (t *Tables) Members() (map[Member]uint32, error) { return dump[Member, uint32](t.maps["members"]) }
+
+// SourceRanges returns who is admitted to what.
+func (t *Tables) SourceRanges() (map[SourceRange]uint32, error) {
+	// A trie has no batches everywhere; there are few ranges.
+	all := make(map[SourceRange]uint32)
+	var key SourceRange
+	var value uint32
+	entries := t.maps["source_ranges"].Iterate()
+	for entries.Next(&key, &value) {
+		all[key] = value
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read source_ranges: %w", err)
+	}
+	return all, nil
+}
+
+// PutSourceRange admits clients.
+func (t *Tables) PutSourceRange(key SourceRange) error {
+	if err := t.maps["source_ranges"].Put(key, key.Bits); err != nil {
+		return fmt.Errorf("put range of service %d into source_ranges: %w", swap32(key.Service), err)
+	}
+	return nil
+}
+
+// DeleteSourceRange takes an admission back; one that is not there is no error.
+func (t *Tables) DeleteSourceRange(key SourceRange) error {
+	if err := t.maps["source_ranges"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete range of service %d from source_ranges: %w", swap32(key.Service), err)
+	}
+	return nil
+}
+
+// SetServiceRanges says which addresses ClusterIPs are allocated from, so that those that nobody has do not
+// leak out of the node. What does not fit is left out, with an error.
+func (t *Tables) SetServiceRanges(prefixes []netip.Prefix) error {
+	var list serviceRangeList
+	var err error
+	for _, p := range prefixes {
+		if int(list.Count) == len(list.Range) {
+			err = fmt.Errorf("service range %s: %w", p, ErrFull)
+			break
+		}
+		list.Range[list.Count] = newRange(p)
+		list.Count++
+	}
+	if e := t.maps["service_ranges"].Put(uint32(0), list); e != nil {
+		return fmt.Errorf("put service ranges: %w", e)
+	}
+	return err
+}
+
 // Pool returns the pool as it is now.
 func (t *Tables) Pool(id uint32) Pool {
 	return PoolFromWord(atomic.LoadUint64(&t.pools.entries()[id]))
@@ -180,6 +246,8 @@ func (t *Tables) FillByTable() (map[string]Fill, error) {
 		"backends": {uint64(t.backends.len()), maxBackends},
 	}
 	for name, count := range map[string]func(*ebpf.Map) (uint64, error){
+		"members":   countEntries[Member, uint32],
+		"affinity":  countEntries[svcproxyAffinityKey, svcproxyAffinityEntry],
 		"frontends": countEntries[FrontendKey, Frontend],
 		"services":  countEntries[uint32, Service],
 		"flows":     countEntries[Tuple, Flow],

@@ -17,7 +17,7 @@ import (
 
 // Growing a table keeps what is in it, and programs read the new one from then on.
 func TestTablesGrow(t *testing.T) {
-	n := newNode(t)
+	n := ownNode(t)
 	f := families[0]
 	before, after := at(f.node, nodePort), at(f.node, nodePort+1)
 	n.serve(t, before, udp, at(f.pod, 53))
@@ -91,7 +91,7 @@ func TestFrontendsInBatches(t *testing.T) {
 
 // A second agent on the same pins takes everything over, living flows included.
 func TestLoadAdopts(t *testing.T) {
-	n := newNode(t)
+	n := ownNode(t)
 	f := families[1]
 	frontend, backend := at(f.node, nodePort), at(f.pod, 53)
 	pool := n.serve(t, frontend, udp, backend)
@@ -105,7 +105,7 @@ func TestLoadAdopts(t *testing.T) {
 		if n.Datapath, err = Load(first.opts, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
-		return n.SetUplinks(n.uplinkConfigs())
+		return n.SetLinks(n.uplinkConfigs(), nil)
 	})
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestLoadAdopts(t *testing.T) {
 
 // After a restart the filter of addresses stays open, though nobody has asked for them again yet.
 func TestCollectBeforeFirstSync(t *testing.T) {
-	n := newNode(t)
+	n := ownNode(t)
 	f := families[0]
 	frontend := at(f.node, nodePort)
 	n.serve(t, frontend, udp, at(f.pod, 53))
@@ -166,6 +166,7 @@ func TestLoadRefusesOtherLayout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := mustRoot(t)
+			t.Cleanup(func() { os.RemoveAll(filepath.Dir(root)) })
 			if err := os.MkdirAll(filepath.Join(root, "maps"), 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -244,7 +245,7 @@ func TestView(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	for name, tcx := range map[string]bool{"tcx": true, "clsact": false} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, func(o *Options) { o.Features.TCX = tcx })
+			n := ownNode(t, func(o *Options) { o.Features.TCX = tcx })
 			attached := func() (count int) {
 				n.mustDo(t, func() error {
 					l, err := netlink.LinkByIndex(n.eth0.index)
@@ -260,7 +261,7 @@ func TestCleanup(t *testing.T) {
 							count++
 						}
 					}
-					for _, dir := range directions {
+					for _, dir := range directions("", "") {
 						result, err := link.QueryPrograms(link.QueryOptions{Target: n.eth0.index, Attach: dir.attach})
 						if err != nil {
 							return err
@@ -274,11 +275,11 @@ func TestCleanup(t *testing.T) {
 			if attached() == 0 {
 				t.Fatal("nothing is attached")
 			}
-			n.mustDo(t, func() error { return n.SetUplinks(n.uplinkConfigs()[:0]) })
+			n.mustDo(t, func() error { return n.SetLinks(n.uplinkConfigs()[:0], nil) })
 			if got := attached(); got != 0 {
 				t.Errorf("%d things are attached to a link that is no uplink any more", got)
 			}
-			n.mustDo(t, func() error { return errors.Join(n.SetUplinks(n.uplinkConfigs()), Cleanup(n.root)) })
+			n.mustDo(t, func() error { return errors.Join(n.SetLinks(n.uplinkConfigs(), nil), Cleanup(n.root)) })
 			if got := attached(); got != 0 {
 				t.Errorf("%d things are still attached", got)
 			}

@@ -20,8 +20,14 @@ type (
 	Tuple       = svcproxyTuple
 	Flow        = svcproxyFlow
 	Uplink      = svcproxyUplink
-	Stat        = svcproxyStat
-	Verdict     = svcproxyVerdict
+	PodLink     = svcproxyPodLink
+	Member      = svcproxyMember
+	SourceRange = svcproxySourceRange
+	// ServiceRange is a prefix: an address and a mask.
+	ServiceRange     = svcproxyServiceRange
+	serviceRangeList = svcproxyServiceRangeList
+	Stat             = svcproxyStat
+	Verdict          = svcproxyVerdict
 )
 
 // Kinds and flags of a [Frontend].
@@ -33,6 +39,10 @@ const (
 
 	FlagHostOnly = uint16(svcproxyFrontendFlagFRONTEND_HOST_ONLY)
 	FlagNoSocket = uint16(svcproxyFrontendFlagFRONTEND_NO_SOCKET)
+	FlagRanges   = uint16(svcproxyFrontendFlagFRONTEND_RANGES)
+	// Which of a Service's sets the pools are; the programs do not ask.
+	FlagInsideLocal  = uint16(svcproxyFrontendFlagFRONTEND_INSIDE_LOCAL)
+	FlagOutsideLocal = uint16(svcproxyFrontendFlagFRONTEND_OUTSIDE_LOCAL)
 )
 
 // Verdicts of a [Pool].
@@ -152,6 +162,48 @@ func (s Service) String() string {
 		b = append(b, byte(c))
 	}
 	return string(b)
+}
+
+// NewSourceRange returns the key that admits the clients of a prefix to a service id's frontends.
+func NewSourceRange(service uint32, clients netip.Prefix) SourceRange {
+	clients = clients.Masked()
+	bits := clients.Bits()
+	if clients.Addr().Is4() {
+		bits += 96
+	}
+	return SourceRange{Bits: 32 + uint32(bits), Service: swap32(service), Client: NewAddress(clients.Addr())}
+}
+
+// Parse returns what the key was made of. A prefix that ends within ::ffff:0:0/96 is an IPv6 one.
+func (r SourceRange) Parse() (service uint32, clients netip.Prefix) {
+	bits, addr := int(r.Bits)-32, r.Client.Addr()
+	if addr.Is4() && bits >= 96 {
+		return swap32(r.Service), netip.PrefixFrom(addr, bits-96)
+	}
+	return swap32(r.Service), netip.PrefixFrom(netip.AddrFrom16(addr.As16()), bits)
+}
+
+func swap32(n uint32) uint32 {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], n)
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+// newRange returns a prefix as address and mask, IPv4 as v4-mapped.
+func newRange(p netip.Prefix) ServiceRange {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	var mask [16]byte
+	for i := range bits {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	r := ServiceRange{Addr: NewAddress(p.Masked().Addr())}
+	for i := range r.Mask.Word {
+		r.Mask.Word[i] = binary.NativeEndian.Uint32(mask[4*i:])
+	}
+	return r
 }
 
 // NewTuple returns a packet's flow key; protocol is an IP protocol number.

@@ -24,7 +24,6 @@ func TestVerdicts(t *testing.T) {
 			verdict  int
 			counters string
 		}{
-			{"reject", pool(Pool{Verdict: VerdictReject}), next, "packet_reject"},
 			{"drop", pool(Pool{Verdict: VerdictDrop}), shot, "packet_drop"},
 			{"never published", pool(Pool{}), next, ""},
 			{"pool out of range", 1 << 30, next, ""},
@@ -131,6 +130,9 @@ func TestFilterLetsThrough(t *testing.T) {
 			b[0] = 30
 		}
 		a, _ := netip.AddrFromSlice(b)
+		if bit := NewAddress(a).hash(addressFilterBits); n.Tables.filter.words[bit>>6]&(1<<(bit&63)) != 0 {
+			continue // shares its bit with another
+		}
 		frontend := at(a, nodePort)
 		key := NewFrontendKey(frontend, udp)
 		if err := n.PutFrontends(map[FrontendKey]Frontend{key: {Outside: pools[a.Is6()], Kind: KindExternalIP}}); err != nil {

@@ -43,11 +43,23 @@ func (w *wire) mustSend(t testing.TB, frame []byte) {
 	}
 }
 
-// mustReceive waits for exactly this packet; SNAT port 0 is any. It returns the packet with its port.
-func (w *wire) mustReceive(t testing.TB, n *node, want packet) packet {
+// mustReceiveFrame waits for exactly this frame.
+func (w *wire) mustReceiveFrame(t testing.TB, want []byte) {
+	t.Helper()
+	w.mustReceiveThat(t, describe(want), func(frame []byte) bool { return string(frame) == string(want) })
+}
+
+// mustReceiveWith waits for a frame that ends in payload.
+func (w *wire) mustReceiveWith(t testing.TB, payload string) []byte {
+	t.Helper()
+	return w.mustReceiveThat(t, payload, func(frame []byte) bool { return strings.HasSuffix(string(frame), payload) })
+}
+
+// mustReceiveThat waits for a frame that is wanted.
+func (w *wire) mustReceiveThat(t testing.TB, what string, wanted func([]byte) bool) []byte {
 	t.Helper()
 	var seen []string
-	buffer := make([]byte, 1<<16)
+	buffer := make([]byte, 1<<17)
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		size, err := unix.Read(w.fd, buffer)
 		if errors.Is(err, unix.EAGAIN) {
@@ -56,19 +68,32 @@ func (w *wire) mustReceive(t testing.TB, n *node, want packet) packet {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, candidate := buffer[:size], want
-		if size >= 14 && want.offset == 0 && want.src.Port() == 0 {
+		if wanted(buffer[:size]) {
+			return buffer[:size]
+		}
+		seen = append(seen, describe(buffer[:size]))
+	}
+	t.Fatalf("did not see\n%s\nbut\n%s", what, strings.Join(seen, "\n"))
+	return nil
+}
+
+// mustReceive waits for exactly this packet; SNAT port 0 is any. It returns the packet with its port.
+func (w *wire) mustReceive(t testing.TB, n *node, want packet) packet {
+	t.Helper()
+	w.mustReceiveThat(t, describe(want.bytes()), func(got []byte) bool {
+		candidate := want
+		if len(got) >= 14 && want.offset == 0 && want.src.Port() == 0 {
 			if sport, _ := transportPorts(got); sport >= n.first && sport <= n.last {
 				candidate.src = at(want.src.Addr(), sport)
 			}
 		}
-		if string(got) == string(candidate.bytes()) {
-			return candidate
+		if string(got) != string(candidate.bytes()) {
+			return false
 		}
-		seen = append(seen, describe(got))
-	}
-	t.Fatalf("did not see\n%sbut\n%s", describe(want.bytes()), strings.Join(seen, "\n"))
-	return packet{}
+		want = candidate
+		return true
+	})
+	return want
 }
 
 // leaving is a packet as the node sends it out of a link.

@@ -166,6 +166,12 @@ func (c *Config) bindAddress() netip.Addr {
 	return addr.Unmap()
 }
 
+// DetectsByClusterCIDR reports whether pods are told by their address, wherever they come from.
+func (c *Config) DetectsByClusterCIDR() bool {
+	mode := c.Proxy.DetectLocalMode
+	return mode == "" || mode == ModeClusterCIDR
+}
+
 // MasqueradeAll is that of the mode that the configuration is for.
 func (c *Config) MasqueradeAll() bool { return *c.masqueradeAll() }
 

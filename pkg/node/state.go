@@ -24,15 +24,26 @@ type Link struct {
 	SNAT4, SNAT6 netip.Addr
 }
 
+// PodLink is the host's end of a pod's link.
+type PodLink struct {
+	Index  int
+	Name   string
+	Bridge int // the bridge it is a port of, if what is bridged passes no netfilter; else 0
+	// SNAT4 and SNAT6 are the node as the pod knows it: the address of the link or its bridge, else the node's.
+	SNAT4, SNAT6 netip.Addr
+}
+
 // State is what other packages need to know of the node. Receivers must not change it.
 type State struct {
 	Uplinks   []Link       // by index
+	PodLinks  []PodLink    // by index
 	Addresses []netip.Addr // local unicast ones, sorted; neither loopback nor IPv6 link-local
 }
 
 // Equal reports whether s and t say the same.
 func (s State) Equal(t State) bool {
-	return slices.Equal(s.Uplinks, t.Uplinks) && slices.Equal(s.Addresses, t.Addresses)
+	return slices.Equal(s.Uplinks, t.Uplinks) && slices.Equal(s.PodLinks, t.PodLinks) &&
+		slices.Equal(s.Addresses, t.Addresses)
 }
 
 // snapshot is one reading of the kernel.
@@ -40,6 +51,8 @@ type snapshot struct {
 	links  []netlink.Link
 	addrs  []netlink.Addr  // of all links; those of one link in the kernel's order
 	routes []netlink.Route // unicast, of all tables
+	// bridgeFilter: bridged packets pass netfilter (br_netfilter's bridge-nf-call-iptables).
+	bridgeFilter bool
 }
 
 // state computes the node's state. Empty devices: uplinks are found by role; else they are the links whose
@@ -47,6 +60,7 @@ type snapshot struct {
 func (s snapshot) state(devices []string, nodeAddrs []netip.Addr) (state State, unmatched []string) {
 	f := s.facts(nodeAddrs)
 	matched := make([]bool, len(devices))
+	var pods []netlink.Link
 	for _, l := range s.links {
 		a := l.Attrs()
 		if a.Flags&net.FlagLoopback != 0 {
@@ -63,9 +77,15 @@ func (s snapshot) state(devices []string, nodeAddrs []netip.Addr) (state State, 
 				Index: a.Index, Name: a.Name, MTU: a.MTU, Layer2: a.EncapType == "ether",
 				SNAT4: f.snat(l, false), SNAT6: f.snat(l, true),
 			})
+		} else if f.podLink(l) {
+			pods = append(pods, l)
 		}
 	}
 	slices.SortFunc(state.Uplinks, func(a, b Link) int { return cmp.Compare(a.Index, b.Index) })
+	for _, l := range pods {
+		state.PodLinks = append(state.PodLinks, f.pod(l, state.Uplinks, s.bridgeFilter))
+	}
+	slices.SortFunc(state.PodLinks, func(a, b PodLink) int { return cmp.Compare(a.Index, b.Index) })
 	for i, ok := range matched {
 		if !ok {
 			unmatched = append(unmatched, devices[i])

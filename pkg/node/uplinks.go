@@ -129,6 +129,28 @@ func (f facts) podLink(l netlink.Link) bool {
 	return !numbered || !network
 }
 
+// pod describes the host's end of a pod's link.
+func (f facts) pod(l netlink.Link, uplinks []Link, bridgeFilter bool) PodLink {
+	a := l.Attrs()
+	p := PodLink{Index: a.Index, Name: a.Name, SNAT4: f.snat(l, false), SNAT6: f.snat(l, true)}
+	if f.masters[a.Index] == "bridge" {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: a.MasterIndex}}
+		p.SNAT4, p.SNAT6 = f.snat(bridge, false), f.snat(bridge, true)
+		if !bridgeFilter {
+			p.Bridge = a.MasterIndex
+		}
+	}
+	for _, u := range uplinks { // without a Node object, any address of the node will do
+		if !p.SNAT4.IsValid() {
+			p.SNAT4 = u.SNAT4
+		}
+		if !p.SNAT6.IsValid() {
+			p.SNAT6 = u.SNAT6
+		}
+	}
+	return p
+}
+
 // isTunnel excludes taps: those are the links of virtual machines.
 func isTunnel(l netlink.Link) bool {
 	if l.Type() == "tuntap" && l.Attrs().EncapType == "ether" {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 )
 
 const (
+	bridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+
 	coalesce = 20 * time.Millisecond  // from the first event of a burst to the reading
 	retry    = 200 * time.Millisecond // after a broken subscription
 )
@@ -215,5 +218,8 @@ func read() (snapshot, error) {
 		}
 		s.routes = append(s.routes, routes...)
 	}
+	// A kernel without br_netfilter has no such file.
+	value, err := readSysctl(bridgeFilter)
+	s.bridgeFilter = err == nil && strings.TrimSpace(value) != "0"
 	return s, nil
 }

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,14 +27,25 @@ func (r *Reconciler) Adopt() error {
 	if err != nil {
 		return fmt.Errorf("read services: %w", err)
 	}
+	members, err := r.tables.Members()
+	if err != nil {
+		return fmt.Errorf("read members: %w", err)
+	}
+	sources, err := r.tables.SourceRanges()
+	if err != nil {
+		return fmt.Errorf("read source ranges: %w", err)
+	}
 	services := make(map[uint32]struct{}) // ids in use
 	for key, value := range frontends {
 		f := &frontend{key: key, adopted: true, kernel: []bpf.Frontend{value}, filtered: true}
 		r.frontends[key] = f
 		r.orphans.frontends[value.Service] = append(r.orphans.frontends[value.Service], f)
 		r.tables.AddAddress(key.AddrPort().Addr())
-		r.link(value)
+		r.link(f, value)
 		services[value.Service] = struct{}{}
+	}
+	for m := range members {
+		r.orphans.members[m.Pool] = append(r.orphans.members[m.Pool], m)
 	}
 	r.slots = extend(nil, r.tables.BackendsLen())
 	r.adoptPools()
@@ -42,6 +54,7 @@ func (r *Reconciler) Adopt() error {
 		services[id] = struct{}{}
 	}
 	r.adoptServices(names, backends, frontends)
+	r.adoptSources(services, sources)
 	delete(services, 0)
 	r.serviceIDs = newIDs(services, uint32(2*len(services)+minLength))
 	for id := range services {
@@ -58,10 +71,13 @@ func (r *Reconciler) adoptPools() {
 	for id := range r.links {
 		used[id] = struct{}{}
 	}
+	for id := range r.orphans.members {
+		used[id] = struct{}{}
+	}
 	length, slots := r.tables.PoolsLen(), uint64(r.tables.SlotsLen())
 	for id := uint32(1); id < length; id++ {
 		word := r.tables.Pool(id)
-		if word == (bpf.Pool{}) && r.links[id] == 0 {
+		if _, ok := used[id]; !ok && word == (bpf.Pool{}) {
 			continue
 		}
 		used[id] = struct{}{}
@@ -146,6 +162,27 @@ func (r *Reconciler) adoptServices(names map[uint32]bpf.Service, backends map[ui
 	slices.SortFunc(r.orphans.backends, func(a, b backend) int { return cmp.Compare(a.id, b.id) })
 }
 
+// adoptSources gives the source ranges to their ports.
+func (r *Reconciler) adoptSources(services map[uint32]struct{}, sources map[bpf.SourceRange]uint32) {
+	byService := make(map[uint32]listing[bpf.SourceRange])
+	for s := range sources {
+		id, _ := s.Parse()
+		services[id] = struct{}{}
+		if byService[id] == nil {
+			byService[id] = make(listing[bpf.SourceRange])
+		}
+		byService[id][s] = true
+	}
+	for _, p := range r.ports {
+		p.sources = byService[p.id]
+		delete(byService, p.id)
+	}
+	for _, list := range byService {
+		r.orphans.sources = append(r.orphans.sources, slices.Collect(maps.Keys(list))...)
+	}
+	slices.SortFunc(r.orphans.sources, compareSources)
+}
+
 // adoptPortBackends gives p one backend of each address: the one that slots name, then the youngest.
 func (r *Reconciler) adoptPortBackends(p *port, list []backend) {
 	slices.SortFunc(list, func(a, b backend) int {
@@ -172,48 +209,51 @@ func (r *Reconciler) adoptPortBackends(p *port, list []backend) {
 }
 
 // takeOver gives p what the kernel's frontends say is its: the frontends themselves, and the pools they
-// name. Which of its sets a pool is, no table says, but which one the same frontend is to name now. If
-// its frontends disagree about a pool, that one is left alone: some of them would see a set that they
-// neither had nor are to have.
-func (r *Reconciler) takeOver(p *port, want *endpoints.Resolved) {
+// name.
+func (r *Reconciler) takeOver(p *port) {
 	p.adopted = false
 	found := r.orphans.frontends[p.id]
 	slices.SortFunc(found, compareFrontends)
 	for _, f := range found {
-		f.claims = append(f.claims, claim{port: p, value: f.kernel[0]})
+		v := f.kernel[0]
+		f.claims = append(f.claims, claim{port: p, value: v})
 		p.frontends = append(p.frontends, f)
+		if v.Service != p.id {
+			continue // another port has it by now
+		}
+		ipv6 := f.key.AddrPort().Addr().Is6()
+		r.findPool(p, poolIndex(ipv6, scope(v, bpf.FlagInsideLocal)), v.Inside)
+		r.findPool(p, poolIndex(ipv6, scope(v, bpf.FlagOutsideLocal)), v.Outside)
 	}
 	delete(r.orphans.frontends, p.id)
-
-	var named [][2]uint32 // pool id, index in p.pools
-	for i := range want.Frontends {
-		f := r.frontends[frontendKey(want, i)]
-		if f == nil || len(f.kernel) == 0 || f.kernel[0].Service != p.id {
-			continue
-		}
-		w := &want.Frontends[i]
-		ipv6 := w.Addr.Unmap().Is6()
-		named = append(named,
-			[2]uint32{f.kernel[0].Inside, uint32(poolIndex(ipv6, w.Inside))},
-			[2]uint32{f.kernel[0].Outside, uint32(poolIndex(ipv6, w.Outside))})
-	}
-	for _, n := range named {
-		if !slices.ContainsFunc(named, func(m [2]uint32) bool { return m[0] == n[0] && m[1] != n[1] }) {
-			r.findPool(&p.pools[n[1]], n[0])
-		}
-	}
 }
 
-func (r *Reconciler) findPool(p *pool, id uint32) {
+// scope returns which set a pool of an entry is; the flag says that it is the local one.
+func scope(v bpf.Frontend, flag uint16) endpoints.Scope {
+	if v.Flags&flag != 0 {
+		return endpoints.Local
+	}
+	return endpoints.Cluster
+}
+
+// findPool makes an orphan one of p's pools, with its members.
+func (r *Reconciler) findPool(p *port, i int, id uint32) {
 	found, ok := r.orphans.pools[id]
-	if !ok || p.id != 0 {
+	if !ok || p.pools[i].id != 0 {
 		return
 	}
-	*p = found
-	delete(r.orphans.pools, id)
 	if r.orphans.overlaps[id] != nil {
-		p.word.Verdict = bpf.VerdictNone // to be published elsewhere
+		found.word.Verdict = bpf.VerdictNone // to be published elsewhere
 	}
+	p.pools[i] = found
+	delete(r.orphans.pools, id)
+	for _, m := range r.orphans.members[id] {
+		if p.members == nil {
+			p.members = make(listing[bpf.Member])
+		}
+		p.members[m] = true
+	}
+	delete(r.orphans.members, id)
 }
 
 // serviceEntry returns the name that the kernel keeps for a port.

@@ -35,6 +35,14 @@ func (r *Reconciler) commit(pl *plan) {
 		p.dropped = append(p.dropped, pl.dropped...)
 		r.retiring.add(p)
 	}
+	p.affinity = pl.want.Affinity > 0
+	p.sourcesWanted = p.sourceList(pl.want)
+	if p.affinity || len(p.sourcesWanted) > 0 {
+		r.unlisted.add(p)
+	}
+	if len(p.members) > 0 || len(p.sources) > 0 {
+		r.retiring.add(p)
+	}
 	r.claim(p, pl.want)
 }
 

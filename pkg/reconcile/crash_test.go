@@ -77,7 +77,6 @@ func crashOnce(t *testing.T, rng *rand.Rand, n int) bool {
 	}
 
 	f.restart()
-	f.loose = true
 	r = newReconciler(f)
 	if err := r.Adopt(); err != nil {
 		t.Fatal(err)
@@ -90,6 +89,7 @@ func crashOnce(t *testing.T, rng *rand.Rand, n int) bool {
 	f.checkFilter()
 	f.check(t)
 	diff(t, w.scratch(t), mustDump(t, f))
+	f.checkLists(t, w)
 	r.leaks(t, f)
 	return true
 }

@@ -39,7 +39,10 @@ func (f *FrontendEntry) line(service string) string {
 	if f.NoSocket {
 		b.WriteString(" no-socket")
 	}
-	if inside, outside := f.Inside.String(), f.Outside.String(); f.Inside.ID == f.Outside.ID {
+	for i, clients := range f.SourceRanges {
+		fmt.Fprintf(&b, "%s%s", [...]string{" ranges=", ","}[min(i, 1)], clients)
+	}
+	if inside, outside := f.Inside.String(), f.Outside.String(); f.Inside.ID == f.Outside.ID && inside == outside {
 		fmt.Fprintf(&b, " → %s\n", inside)
 	} else {
 		fmt.Fprintf(&b, " → inside %s, outside %s\n", inside, outside)
@@ -47,16 +50,13 @@ func (f *FrontendEntry) line(service string) string {
 	return b.String()
 }
 
-// String returns the verdict and the backends.
+// String returns the set, the verdict and the backends.
 func (p *PoolEntry) String() string {
-	if len(p.Backends) == 0 {
-		return p.Verdict
+	s := []string{p.Set, p.Verdict}
+	for _, b := range p.Backends {
+		s = append(s, b.String())
 	}
-	s := make([]string, len(p.Backends))
-	for i, b := range p.Backends {
-		s[i] = b.String()
-	}
-	return p.Verdict + " " + strings.Join(s, " ")
+	return strings.Join(s, " ")
 }
 
 func (b *BackendEntry) line(svc *ServiceEntry) string {

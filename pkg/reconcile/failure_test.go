@@ -219,8 +219,8 @@ func TestSnapshot(t *testing.T) {
 	}
 	diff(t, `backend 10.101.0.0:8080/tcp default/web1:http ready serving
 backend 10.101.0.1:8080/tcp default/web1:http ready serving
-frontend 10.96.1.1:80/tcp ClusterIP default/web1:http → serve 10.101.0.0:8080
-frontend [fd00::1]:53/udp kind-12 #9 → inside serve, outside none
+frontend 10.96.1.1:80/tcp ClusterIP default/web1:http → cluster serve 10.101.0.0:8080
+frontend [fd00::1]:53/udp kind-12 #9 → inside cluster serve, outside cluster none
 problem frontend 10.96.1.1:80/tcp: slot 1 of pool 1 names backend 2 of another time
 problem frontend [fd00::1]:53/udp names pool 7777, which does not exist
 problem frontend [fd00::1]:53/udp: slot 0 of pool 1 names backend 1 of another time
@@ -234,8 +234,8 @@ service default/web1:http/tcp
 		t.Fatal(err)
 	}
 	want := `[{"address":"10.96.1.1:80","protocol":"tcp","kind":"ClusterIP",` +
-		`"inside":{"id":1,"verdict":"serve","slots":2,"backends":["10.101.0.0:8080"]},` +
-		`"outside":{"id":1,"verdict":"serve","slots":2,"backends":["10.101.0.0:8080"]}}]`
+		`"inside":{"id":1,"set":"cluster","verdict":"serve","slots":2,"backends":["10.101.0.0:8080"]},` +
+		`"outside":{"id":1,"set":"cluster","verdict":"serve","slots":2,"backends":["10.101.0.0:8080"]}}]`
 	if string(out) != want {
 		t.Errorf("JSON %s\nwant %s", out, want)
 	}

@@ -16,6 +16,8 @@ import (
 type fake struct {
 	frontends map[bpf.FrontendKey]bpf.Frontend
 	services  map[uint32]bpf.Service
+	members   map[bpf.Member]uint32
+	sources   map[bpf.SourceRange]uint32
 	pools     []bpf.Pool
 	slots     []bpf.Slot
 	backends  []bpf.Backend
@@ -24,8 +26,7 @@ type fake struct {
 	uses      map[[2]uint32]netip.AddrPort // of each backend id and generation there ever was
 
 	// Who answers may be less exact until the test resets it: somebody did not fit, so who loses to him
-	// has his frontends for now; or a failed frontend met a restart, after which no table says which of
-	// a port's two sets it named.
+	// has his frontends for now.
 	loose bool
 
 	invalid map[uint32]bool // backends invalidated since the last Quiesce
@@ -41,6 +42,8 @@ func newFake() *fake {
 	return &fake{
 		frontends: make(map[bpf.FrontendKey]bpf.Frontend),
 		services:  make(map[uint32]bpf.Service),
+		members:   make(map[bpf.Member]uint32),
+		sources:   make(map[bpf.SourceRange]uint32),
 		pools:     make([]bpf.Pool, 1),
 		slots:     make([]bpf.Slot, 1),
 		backends:  make([]bpf.Backend, 1),
@@ -142,8 +145,68 @@ func (f *fake) DeleteServices(ids []uint32) error {
 		ids = ids[:(len(ids)+1)/2]
 	}
 	for _, id := range ids {
+		for s := range f.sources {
+			if service, clients := s.Parse(); service == id && f.readers != nil {
+				f.violate("service %d was forgotten while it admits %s", id, clients)
+			}
+		}
 		delete(f.services, id)
 		f.count("services")
+	}
+	return err
+}
+
+func (f *fake) Members() (map[bpf.Member]uint32, error) {
+	return maps.Clone(f.members), f.call("Members")
+}
+
+func (f *fake) SourceRanges() (map[bpf.SourceRange]uint32, error) {
+	return maps.Clone(f.sources), f.call("SourceRanges")
+}
+
+func (f *fake) PutMembers(list []bpf.Member) error {
+	err := f.call("PutMembers")
+	if err != nil {
+		list = list[:len(list)/2]
+	}
+	for _, m := range list {
+		p := f.pools[m.Pool]
+		if f.readers != nil && !slices.ContainsFunc(f.slots[p.Offset:p.Offset+p.Length], func(s bpf.Slot) bool { return s.Backend == m.Backend }) {
+			f.violate("backend %d became a member of pool %d, which does not hold it", m.Backend, m.Pool)
+		}
+		f.members[m] = 1
+		f.count("members")
+	}
+	return err
+}
+
+func (f *fake) DeleteMembers(list []bpf.Member) error {
+	err := f.call("DeleteMembers")
+	if err != nil {
+		list = list[:(len(list)+1)/2]
+	}
+	for _, m := range list {
+		delete(f.members, m)
+		f.count("members")
+	}
+	return err
+}
+
+// PutSourceRange fails without or, as if the error came from somewhere later, with effect.
+func (f *fake) PutSourceRange(s bpf.SourceRange) error {
+	err := f.call("PutSourceRange")
+	if err == nil || f.totalWrites()%2 == 0 {
+		f.sources[s] = 1
+		f.count("ranges")
+	}
+	return err
+}
+
+func (f *fake) DeleteSourceRange(s bpf.SourceRange) error {
+	err := f.call("DeleteSourceRange")
+	if err == nil || f.totalWrites()%2 == 0 {
+		delete(f.sources, s)
+		f.count("ranges")
 	}
 	return err
 }
@@ -156,6 +219,11 @@ func (f *fake) SetPool(id uint32, p bpf.Pool) {
 	}
 	if f.readers != nil && f.readers.pools[id] && p == (bpf.Pool{}) {
 		f.violate("pool %d was cleared while readers may be on their way to it", id)
+	}
+	for m := range f.members {
+		if m.Pool == id && p == (bpf.Pool{}) && f.readers != nil {
+			f.violate("pool %d was cleared while backend %d is its member", id, m.Backend)
+		}
 	}
 	f.pools[id] = p
 	f.count("pools")
@@ -199,6 +267,11 @@ func (f *fake) SetBackend(id uint32, b bpf.Backend) {
 	case old.Generation != 0 && b.Generation == 0:
 		if f.readers.backends[id] {
 			f.violate("backend %d was invalidated while readers may be on their way to it", id)
+		}
+		for m := range f.members {
+			if m.Backend == id && f.readers.pools[m.Pool] {
+				f.violate("backend %d was invalidated while a member of pool %d", id, m.Pool)
+			}
 		}
 		f.invalid[id] = true
 	case old.Generation != 0 && rest != old:

@@ -156,6 +156,15 @@ func (p *port) frontend(want *endpoints.Resolved, i int) bpf.Frontend {
 	if w.NoSocket {
 		f.Flags |= bpf.FlagNoSocket
 	}
+	if len(w.SourceRanges) > 0 {
+		f.Flags |= bpf.FlagRanges
+	}
+	if w.Inside == endpoints.Local {
+		f.Flags |= bpf.FlagInsideLocal
+	}
+	if w.Outside == endpoints.Local {
+		f.Flags |= bpf.FlagOutsideLocal
+	}
 	return f
 }
 
@@ -175,6 +184,7 @@ func kind(k endpoints.Kind) uint8 {
 // one port to another is replaced in place.
 func (r *Reconciler) settleFrontends() []error {
 	var puts, deletes []*frontend
+	var errs []error
 	for _, f := range r.touched {
 		f.touched = false
 		r.judge(f)
@@ -187,6 +197,12 @@ func (r *Reconciler) settleFrontends() []error {
 		case len(f.claims) == 0:
 			r.forget(f)
 		case f.absent || len(f.kernel) != 1 || f.kernel[0] != f.claims[0].value:
+			c := &f.claims[0]
+			if ask, ok := restrictionOf(f.key, c.value); ok && !c.port.admits(ask.ipv6) {
+				errs = append(errs, fmt.Errorf("put frontend %s of %s: %w", f, c.port.name, errNotAdmitting))
+				r.unsettled.add(f)
+				continue
+			}
 			puts = append(puts, f)
 		default:
 			r.unsettled.remove(f)
@@ -194,7 +210,7 @@ func (r *Reconciler) settleFrontends() []error {
 	}
 	clear(r.touched)
 	r.touched = r.touched[:0]
-	errs := r.putFrontends(puts)
+	errs = append(errs, r.putFrontends(puts)...)
 	return append(errs, r.deleteFrontends(deletes)...)
 }
 
@@ -232,7 +248,7 @@ func (r *Reconciler) putFrontends(list []*frontend) []error {
 		// From here on the kernel may hold it, whatever the write will say.
 		if !slices.Contains(f.kernel, value) {
 			f.kernel = append(f.kernel, value)
-			r.link(value)
+			r.link(f, value)
 		}
 	}
 	r.stats.Frontends += uint64(len(puts))
@@ -258,7 +274,7 @@ func (r *Reconciler) putFrontends(list []*frontend) []error {
 func (r *Reconciler) known(f *frontend, value bpf.Frontend) {
 	for _, v := range f.kernel {
 		if v != value {
-			r.unlink(v)
+			r.unlink(f, v)
 		}
 	}
 	f.kernel = append(f.kernel[:0], value)
@@ -290,7 +306,7 @@ func (r *Reconciler) deleteFrontends(list []*frontend) []error {
 			continue
 		}
 		for _, v := range f.kernel {
-			r.unlink(v)
+			r.unlink(f, v)
 		}
 		r.forget(f)
 	}
@@ -306,16 +322,24 @@ func (r *Reconciler) forget(f *frontend) {
 	delete(r.frontends, f.key)
 }
 
-// link counts a frontend's references to its pools, which live as long as they have some.
-func (r *Reconciler) link(v bpf.Frontend) {
+// link counts what a frontend's entry refers to: pools and source ranges live as long as anything does.
+func (r *Reconciler) link(f *frontend, v bpf.Frontend) {
 	r.links[v.Inside]++
 	r.links[v.Outside]++
+	if ask, ok := restrictionOf(f.key, v); ok {
+		r.restricting[ask]++
+	}
 }
 
-func (r *Reconciler) unlink(v bpf.Frontend) {
+func (r *Reconciler) unlink(f *frontend, v bpf.Frontend) {
 	for _, id := range [...]uint32{v.Inside, v.Outside} {
 		if r.links[id]--; r.links[id] == 0 {
 			delete(r.links, id)
+		}
+	}
+	if ask, ok := restrictionOf(f.key, v); ok {
+		if r.restricting[ask]--; r.restricting[ask] == 0 {
+			delete(r.restricting, ask)
 		}
 	}
 }

@@ -43,8 +43,13 @@ func golden(t *testing.T, file string) {
 		input, _, _ := strings.Cut(section, "-- want --\n")
 		clear(f.writes)
 		mustApply(t, r, nil, objects(t, input))
-		wrote := fmt.Sprintf("wrote frontends=%d services=%d pools=%d slots=%d backends=%d\n",
-			f.writes["frontends"], f.writes["services"], f.writes["pools"], f.writes["slots"], f.writes["backends"])
+		wrote := "wrote"
+		for _, table := range []string{"frontends", "services", "pools", "slots", "backends", "members", "ranges"} {
+			if n := f.writes[table]; n > 0 {
+				wrote += fmt.Sprintf(" %s=%d", table, n)
+			}
+		}
+		wrote += "\n"
 		for _, c := range r.Conflicts() {
 			wrote += fmt.Sprintf("conflict %s/%s %s beats %s\n", c.Address, c.Protocol, c.Winner, c.Losers)
 		}
@@ -64,7 +69,7 @@ func golden(t *testing.T, file string) {
 
 // objects parses lines, where each service starts a change:
 //
-//	service ns/name ip=10.96.0.1,fd00::1 external=… lb=… created=1 affinity=3h internal-local external-local
+//	service ns/name ip=10.96.0.1,fd00::1 external=… lb=… ranges=10.0.0.0/8 created=1 affinity=3h internal-local external-local
 //	port name 80/tcp node=30080 target=8080
 //	endpoint 10.244.1.1 node=here unready terminating
 //	delete ns/name
@@ -118,6 +123,9 @@ func object(changes *[]Change, words []string) (err error) {
 				Name: c.Name, Created: time.Unix(int64(number(options["created"])), 0),
 				ClusterIPs: addrs("ip"), ExternalIPs: addrs("external"), LoadBalancerIPs: addrs("lb"),
 				InternalLocal: has("internal-local"), ExternalLocal: has("external-local"),
+			}
+			for p := range strings.FieldsFuncSeq(options["ranges"], func(r rune) bool { return r == ',' }) {
+				c.Service.SourceRanges = append(c.Service.SourceRanges, netip.MustParsePrefix(p))
 			}
 			if has("affinity") {
 				if c.Service.Affinity, err = time.ParseDuration(options["affinity"]); err != nil {

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -13,8 +14,10 @@ type orphans struct {
 	frontends map[uint32][]*frontend // by service id
 	pools     map[uint32]pool
 	backends  []backend
-	spare     map[contents][]uint32 // the pools that no frontend names
-	services  map[uint32]struct{}   // without a name, or with one that another has
+	spare     map[contents][]uint32   // the pools that no frontend names
+	members   map[uint32][]bpf.Member // by pool id
+	sources   []bpf.SourceRange
+	services  map[uint32]struct{} // without a name, or with one that another has
 	overlaps  overlaps
 }
 
@@ -23,24 +26,20 @@ func newOrphans() orphans {
 		frontends: make(map[uint32][]*frontend),
 		pools:     make(map[uint32]pool),
 		spare:     make(map[contents][]uint32),
+		members:   make(map[uint32][]bpf.Member),
 		services:  make(map[uint32]struct{}),
 	}
 }
 
-func (o *orphans) len() int { return len(o.pools) + len(o.backends) + len(o.services) }
+func (o *orphans) len() int {
+	return len(o.pools) + len(o.backends) + len(o.members) + len(o.sources) + len(o.services)
+}
 
 // Prune deletes what was adopted and nothing wants: called when the model is complete and has
 // been applied. What cannot be deleted yet is left to [Reconciler.Retry].
 func (r *Reconciler) Prune() (Result, error) {
 	writes := r.begin()
 	r.pruned = true
-	r.orphans.frontends, r.orphans.spare = nil, nil
-	for _, f := range r.frontends {
-		if len(f.claims) == 0 {
-			r.touch(f)
-		}
-	}
-	slices.SortFunc(r.touched, compareFrontends)
 	var unwanted []*port
 	for _, p := range r.ports {
 		if p.pass == 0 && p.adopted {
@@ -49,21 +48,41 @@ func (r *Reconciler) Prune() (Result, error) {
 	}
 	slices.SortFunc(unwanted, func(a, b *port) int { return cmp.Compare(a.id, b.id) })
 	for _, p := range unwanted {
-		p.adopted = false
+		r.takeOver(p)
 		r.abandon(p)
 	}
+	r.orphans.frontends, r.orphans.spare = nil, nil
+	for _, f := range r.frontends {
+		if len(f.claims) == 0 {
+			r.touch(f)
+		}
+	}
+	slices.SortFunc(r.touched, compareFrontends)
 	return r.end(writes, 0, r.settle())
 }
 
-// retireOrphans unlinks the orphans that nothing leads to.
-func (r *Reconciler) retireOrphans() {
+// retireOrphans unlinks the orphans that nothing leads to, but for what members may name.
+func (r *Reconciler) retireOrphans() error {
+	var members []bpf.Member
+	for _, list := range r.orphans.members {
+		members = append(members, list...)
+	}
+	if len(members) > 0 {
+		slices.SortFunc(members, compareMembers)
+		r.stats.Members += uint64(len(members))
+		if err := r.tables.DeleteMembers(members); err != nil {
+			return fmt.Errorf("delete members of nobody: %w", err)
+		}
+		clear(r.orphans.members)
+	}
 	for _, id := range slices.Sorted(maps.Keys(r.orphans.pools)) {
 		if p := r.orphans.pools[id]; r.links[id] == 0 {
 			r.unlinkPool(&p)
 			delete(r.orphans.pools, id)
 		}
 	}
-	r.orphans.backends = r.retireBackends(r.orphans.backends)
+	r.orphans.backends = r.retireBackends(r.orphans.backends, false)
+	return nil
 }
 
 // contents is enough of what a pool holds to find few others that hold the same.
@@ -83,11 +102,11 @@ func contentsOf(p *pool) contents {
 
 // findSpare gives p a pool that holds the verdict and slots already and that no frontend names: it was
 // p's when all frontends that would name it were another's.
-func (r *Reconciler) findSpare(p *pool, v bpf.Verdict, slots []bpf.Slot) {
+func (r *Reconciler) findSpare(p *port, i int, v bpf.Verdict, slots []bpf.Slot) {
 	like := pool{word: bpf.Pool{Verdict: v}, slots: slots}
 	for _, id := range r.orphans.spare[contentsOf(&like)] {
 		if slices.Equal(r.orphans.pools[id].slots, slots) {
-			r.findPool(p, id)
+			r.findPool(p, i, id)
 		}
 	}
 }

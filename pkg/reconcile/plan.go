@@ -22,6 +22,11 @@ type port struct {
 	backends  []backend // known to the model, sorted by address and port
 	dropped   []backend // no longer, but a slot names them still
 	frontends []*frontend
+
+	affinity      bool                // so the backends of its pools are to be members
+	members       listing[bpf.Member] // of its pools
+	sourcesWanted []bpf.SourceRange   // sorted
+	sources       listing[bpf.SourceRange]
 }
 
 // A pool is what the kernel holds under its id. Id 0: none.
@@ -75,14 +80,14 @@ func (r *Reconciler) plan(want *endpoints.Resolved) plan {
 	}
 	adopted := p.adopted
 	if adopted {
-		r.takeOver(p, want)
+		r.takeOver(p)
 	}
 	pl := plan{port: p, want: want}
 	pl.planBackends()
 	for i := range want.Pools {
 		w := &want.Pools[i]
-		if have := &p.pools[poolIndex(w.Name.IPv6, w.Name.Scope)]; adopted && have.id == 0 {
-			r.findSpare(have, verdict(w.Verdict), pl.slots(w))
+		if i := poolIndex(w.Name.IPv6, w.Name.Scope); adopted && p.pools[i].id == 0 {
+			r.findSpare(p, i, verdict(w.Verdict), pl.slots(w))
 		}
 		pl.planPool(w)
 	}

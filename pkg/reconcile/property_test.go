@@ -64,7 +64,6 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		}
 		if rng.Float64() < restart {
 			f.restart()
-			f.loose = f.loose || r.Pending() > 0
 			r = newReconciler(f)
 			adopting = true
 			if err := r.Adopt(); err != nil {
@@ -77,17 +76,30 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		if rng.IntN(2) == 0 {
 			_ = r.Collect()
 		}
-		for r.Pending() > 0 {
+		if rng.IntN(3) == 0 {
 			_, _ = r.Retry()
+		} else {
+			for r.Pending() > 0 {
+				_, _ = r.Retry()
+			}
+		}
+		f.check(t)
+		if r.Pending() > 0 {
+			continue // the next change meets what failed
 		}
 		wi.settled(w)
 		f.loose = false
 		f.checkFilter()
+		f.checkLists(t, w)
 		f.check(t)
 	}
 	f.fail = nil
+	if _, err := r.Retry(); err != nil {
+		t.Fatal(err)
+	}
 	mustCollect(t, r)
 	diff(t, w.scratch(t), mustDump(t, f))
+	f.checkLists(t, w)
 	r.leaks(t, f)
 	f.check(t)
 

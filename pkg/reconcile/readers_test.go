@@ -9,7 +9,7 @@ import (
 // readers stands for all the programs that run at a moment: one that began any time since the last
 // Quiesce may be at any step of frontend → pool → slot → backend, with what it has read so far in hand.
 type readers struct {
-	values map[bpf.Frontend]uint8 // read from the frontends table → protocol
+	values map[heldFrontend]uint8 // read from the frontends table → protocol
 	words  map[heldWord]bool      // read from a pool
 	held   map[heldSlot]netip.AddrPort
 
@@ -17,6 +17,11 @@ type readers struct {
 	pools    map[uint32]bool
 	slotRead map[uint32]bool
 	backends map[uint32]bool
+}
+
+type heldFrontend struct {
+	value bpf.Frontend
+	ipv6  bool // the family, which says with which source ranges the client is compared
 }
 
 type heldWord struct {
@@ -33,7 +38,7 @@ type heldSlot struct {
 
 func newReaders() *readers {
 	return &readers{
-		values: make(map[bpf.Frontend]uint8), words: make(map[heldWord]bool), held: make(map[heldSlot]netip.AddrPort),
+		values: make(map[heldFrontend]uint8), words: make(map[heldWord]bool), held: make(map[heldSlot]netip.AddrPort),
 		pools: make(map[uint32]bool), slotRead: make(map[uint32]bool), backends: make(map[uint32]bool),
 	}
 }
@@ -41,9 +46,10 @@ func newReaders() *readers {
 // look lets new readers start, and every reader take its next step.
 func (r *readers) look(f *fake) {
 	for k, v := range f.frontends {
-		r.values[v] = k.Protocol
+		r.values[heldFrontend{v, k.AddrPort().Addr().Is6()}] = k.Protocol
 	}
-	for v, protocol := range r.values {
+	for h, protocol := range r.values {
+		v := h.value
 		for _, id := range [...]uint32{v.Inside, v.Outside} {
 			r.pools[id] = true
 			if id == 0 || id >= f.PoolsLen() {

@@ -2,9 +2,10 @@
 // difference, and writes it in an order that readers, who look at any moment, never notice.
 //
 // The path of a reader is frontend → pool → slot → backend, so it is written from its end: backends,
-// slots in a range nobody reads, the pool (one atomic store), then the frontends that name it. What no
-// path leads to any more is only then let go, and reused after [Reconciler.Collect] has waited for the
-// readers that may still be on their way. A change costs what its own Service costs (DESIGN D3, D12).
+// slots in a range nobody reads, the pool (one atomic store), what frontends make a program ask (source
+// ranges, the members of a pool), then the frontends that name it. What no path leads to any more is only
+// then let go, and reused after [Reconciler.Collect] has waited for the readers that may still be on
+// their way. A change costs what its own Service costs (DESIGN D3, D12).
 package reconcile
 
 import (
@@ -51,9 +52,10 @@ type Reconciler struct {
 	ranges                          *ranges
 	generations                     generations
 
-	links map[uint32]int // pool → how often frontends in the kernel name it
-	slots []uint32       // backend → how often slots of pools name it
-	trash trash
+	links       map[uint32]int      // pool → how often frontends in the kernel name it
+	restricting map[restriction]int // how many frontends in the kernel ask for source ranges
+	slots       []uint32            // backend → how often slots of pools name it
+	trash       trash
 
 	pass    uint64      // counts updates
 	plans   []plan      // of the current update
@@ -63,7 +65,8 @@ type Reconciler struct {
 	held      set[endpoints.ObjectName] // did not fit: in the kernel as before
 	unsettled set[*frontend]
 	unnamed   set[*port] // not in the services table
-	retiring  set[*port] // hold pools, backends or an id that they are to give back
+	unlisted  set[*port] // lack source ranges or members
+	retiring  set[*port] // hold something, if only an id, that they are to give back
 }
 
 // A service is a Service as last told, and its ports as they are in the kernel.
@@ -92,7 +95,8 @@ func New(tables Tables, log *slog.Logger) *Reconciler {
 		ranges:      newRanges(tables.SlotsLen(), nil),
 		generations: generations{next: 1, limit: 1},
 
-		links: make(map[uint32]int),
+		links:       make(map[uint32]int),
+		restricting: make(map[restriction]int),
 	}
 }
 
@@ -157,7 +161,7 @@ func (r *Reconciler) Retry() (Result, error) {
 
 // Pending returns how many things [Reconciler.Retry] has to do.
 func (r *Reconciler) Pending() int {
-	n := r.held.len() + r.unsettled.len() + r.unnamed.len() + r.retiring.len()
+	n := r.held.len() + r.unsettled.len() + r.unnamed.len() + r.unlisted.len() + r.retiring.len()
 	if r.pruned {
 		n += r.orphans.len()
 	}
@@ -234,9 +238,11 @@ func (r *Reconciler) update(name endpoints.ObjectName) error {
 }
 
 // settle does what needs all Services of a call: frontends can move between them. Names first, so that
-// whatever a frontend leads to can be told after a crash; then frontends; then what they led to before.
+// whatever a frontend leads to can be told after a crash; then what frontends ask for, frontends, and
+// what they led to before.
 func (r *Reconciler) settle() []error {
 	errs := r.nameServices()
+	errs = append(errs, r.listAll()...)
 	errs = append(errs, r.settleFrontends()...)
 	return append(errs, r.retireAll()...)
 }

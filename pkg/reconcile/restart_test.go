@@ -59,11 +59,12 @@ func TestRestartWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := gocmp.Diff(before, after, gocmp.AllowUnexported(FrontendEntry{}), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+	if d := gocmp.Diff(before, after, gocmp.AllowUnexported(FrontendEntry{}), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Errorf("snapshot with ids (-before +after):\n%s", d)
 	}
 	r.leaks(t, f)
 	f.checkFilter()
+	f.checkLists(t, w)
 	f.check(t)
 }
 
@@ -236,6 +237,33 @@ func TestAdoptGarbage(t *testing.T) {
 			f.services[0] = bpf.NewService("a/b:c", 6)
 			f.services[1<<32-1] = bpf.NewService("a/b:c", 99)
 		}},
+		{"no members", func(f *fake) { clear(f.members) }},
+		{"members that are none", func(f *fake) {
+			f.members[bpf.Member{Pool: serving(f), Backend: 999}] = 1
+			f.members[bpf.Member{Pool: 0, Backend: 1}] = 1
+			f.members[bpf.Member{Pool: 77, Backend: 1}] = 1
+			f.members[bpf.Member{Pool: 1<<32 - 1, Backend: 1<<32 - 1}] = 1
+		}},
+		{"no source ranges", func(f *fake) { clear(f.sources) }},
+		{"source ranges of nobody", func(f *fake) {
+			for _, id := range []uint32{0, 1, 2, 888, 1<<32 - 1} {
+				f.sources[bpf.NewSourceRange(id, netip.MustParsePrefix("192.168.7.0/24"))] = 1
+			}
+			f.sources[bpf.SourceRange{Bits: 7}] = 1
+			f.sources[bpf.SourceRange{Bits: 1<<32 - 1, Service: 1}] = 1
+		}},
+		{"restricted without source ranges", func(f *fake) {
+			for k, v := range f.frontends {
+				v.Flags |= bpf.FlagRanges
+				f.frontends[k] = v
+			}
+		}},
+		{"sets mixed up", func(f *fake) {
+			for k, v := range f.frontends {
+				v.Flags ^= bpf.FlagInsideLocal
+				f.frontends[k] = v
+			}
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f, w := filled(t)
@@ -255,6 +283,7 @@ func TestAdoptGarbage(t *testing.T) {
 			diff(t, w.scratch(t), mustDump(t, f))
 			r.leaks(t, f)
 			f.checkFilter()
+			f.checkLists(t, w)
 			f.check(t)
 		})
 	}

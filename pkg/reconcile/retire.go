@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/svcproxy/svcproxy/pkg/bpf"
+	"github.com/svcproxy/svcproxy/pkg/endpoints"
 )
 
 // trash is what the kernel's readers may still be reading, by how far its way to reuse has come.
@@ -73,6 +74,7 @@ func (r *Reconciler) abandon(p *port) {
 		r.unclaim(f, p)
 	}
 	p.frontends = nil
+	p.affinity, p.sourcesWanted = false, nil
 	p.dropped = append(p.dropped, p.backends...)
 	p.backends = nil
 	for i := range p.pools {
@@ -85,12 +87,19 @@ func (r *Reconciler) abandon(p *port) {
 
 // retireAll unlinks what no frontend leads to any more.
 func (r *Reconciler) retireAll() []error {
+	errs := r.retireSources()
 	if r.pruned {
-		r.retireOrphans()
+		if err := r.retireOrphans(); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	var gone []*port
 	for _, p := range slices.Clone(r.retiring.list) {
-		if !r.retire(p) {
+		done, err := r.retire(p)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if !done {
 			continue
 		}
 		if p.pass == 0 {
@@ -99,30 +108,32 @@ func (r *Reconciler) retireAll() []error {
 			r.retiring.remove(p)
 		}
 	}
-	return r.unnameServices(gone)
+	return append(errs, r.unnameServices(gone)...)
 }
 
 // retire unlinks those pools and backends of p that nobody wants and nothing leads to; true if none of
-// the unwanted is left.
-func (r *Reconciler) retire(p *port) bool {
-	done := true
+// the unwanted is left. Members go before what they name.
+func (r *Reconciler) retire(p *port) (done bool, err error) {
+	err = r.deleteMembers(p)
+	done = err == nil && len(p.sources.surplus(p.sourcesWanted, compareSources)) == 0
 	for i := range p.pools {
 		have := &p.pools[i]
 		switch {
 		case have.id == 0 || have.wanted:
-		case r.links[have.id] > 0:
+		case r.links[have.id] > 0 || err != nil:
 			done = false
 		default:
 			r.unlinkPool(have)
 			*have = pool{}
 		}
 	}
-	p.dropped = r.retireBackends(p.dropped)
-	return done && len(p.dropped) == 0
+	p.dropped = r.retireBackends(p.dropped, err != nil)
+	return done && len(p.dropped) == 0, err
 }
 
-// retireBackends unlinks the backends that no slot names, and returns the others.
-func (r *Reconciler) retireBackends(list []backend) []backend {
+// retireBackends unlinks the backends that no slot names, and returns the others. Those that members may
+// name only stop serving.
+func (r *Reconciler) retireBackends(list []backend, members bool) []backend {
 	keep := list[:0]
 	for _, b := range list {
 		if r.slots[b.id] > 0 {
@@ -132,8 +143,15 @@ func (r *Reconciler) retireBackends(list []backend) []backend {
 		// Its generation must stay until readers on their way from a slot have passed. Those who come
 		// with an id they have kept ask for the state, so they need not wait.
 		if b.entry.State != 0 {
+			if endpoints.Protocol(b.entry.Protocol) == endpoints.UDP {
+				r.stats.UDPBackendsGone++
+			}
 			b.entry.State = 0
 			r.setBackend(b.id, b.entry)
+		}
+		if members {
+			keep = append(keep, b)
+			continue
 		}
 		r.trash.unlinked.backends = append(r.trash.unlinked.backends, b)
 	}
@@ -198,7 +216,7 @@ func (r *Reconciler) unnameServices(gone []*port) []error {
 	for _, p := range gone {
 		ports[p.id] = p
 	}
-	if r.pruned && len(r.orphans.pools)+len(r.orphans.backends) == 0 {
+	if r.pruned && len(r.orphans.pools)+len(r.orphans.backends)+len(r.orphans.sources) == 0 {
 		for id := range r.orphans.services {
 			ports[id] = nil
 		}

@@ -34,14 +34,16 @@ type FrontendEntry struct {
 	AffinitySeconds uint32         `json:"affinitySeconds,omitempty"`
 	HostOnly        bool           `json:"hostOnly,omitempty"`
 	NoSocket        bool           `json:"noSocket,omitempty"`
-	Inside          PoolEntry      `json:"inside"`  // for processes of the node, and pods the local detector knows
-	Outside         PoolEntry      `json:"outside"` // for everybody else
+	SourceRanges    []netip.Prefix `json:"sourceRanges,omitempty"` // of the only clients that may use it, sorted
+	Inside          PoolEntry      `json:"inside"`                 // for processes of the node, and pods the local detector knows
+	Outside         PoolEntry      `json:"outside"`                // for everybody else
 	kind            uint8
 }
 
 // PoolEntry is who answers.
 type PoolEntry struct {
 	ID       uint32           `json:"id"`
+	Set      string           `json:"set"` // cluster or local
 	Verdict  string           `json:"verdict"`
 	Slots    uint32           `json:"slots,omitempty"`
 	Backends []netip.AddrPort `json:"backends,omitempty"` // in the order of their first slots
@@ -68,7 +70,22 @@ func Read(tables Tables) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read services: %w", err)
 	}
-	sr := snapshotReader{tables: tables, names: names, services: make(map[uint32]*ServiceEntry)}
+	sources, err := tables.SourceRanges()
+	if err != nil {
+		return nil, fmt.Errorf("read source ranges: %w", err)
+	}
+	sr := snapshotReader{
+		tables: tables, names: names, sources: make(map[restriction][]netip.Prefix),
+		services: make(map[uint32]*ServiceEntry),
+	}
+	for s := range sources {
+		id, clients := s.Parse()
+		of := restriction{id, clients.Addr().Is6()}
+		sr.sources[of] = append(sr.sources[of], clients)
+	}
+	for _, list := range sr.sources {
+		slices.SortFunc(list, netip.Prefix.Compare)
+	}
 	for id := range names {
 		sr.service(id)
 	}
@@ -84,6 +101,7 @@ func Read(tables Tables) (*Snapshot, error) {
 type snapshotReader struct {
 	tables   Tables
 	names    map[uint32]bpf.Service
+	sources  map[restriction][]netip.Prefix
 	services map[uint32]*ServiceEntry
 	problems []string
 }
@@ -135,11 +153,18 @@ func (r *snapshotReader) frontend(key bpf.FrontendKey, v bpf.Frontend) {
 		kind:            v.Kind,
 	}
 	name := fmt.Sprintf("frontend %s/%s", f.Address, f.Protocol)
+	if ask, ok := restrictionOf(key, v); ok {
+		if f.SourceRanges = r.sources[ask]; len(f.SourceRanges) == 0 {
+			r.problem("%s is restricted to source ranges, and there are none", name)
+		}
+	}
 	f.Inside = r.pool(name, v.Service, v.Inside)
 	f.Outside = f.Inside
 	if v.Outside != v.Inside {
 		f.Outside = r.pool(name, v.Service, v.Outside)
 	}
+	f.Inside.Set = scope(v, bpf.FlagInsideLocal).String()
+	f.Outside.Set = scope(v, bpf.FlagOutsideLocal).String()
 	s.Frontends = append(s.Frontends, f)
 }
 

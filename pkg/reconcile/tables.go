@@ -16,6 +16,8 @@ type Tables interface {
 	// What is in the kernel now; read once, at start.
 	Frontends() (map[bpf.FrontendKey]bpf.Frontend, error)
 	Services() (map[uint32]bpf.Service, error)
+	Members() (map[bpf.Member]uint32, error)
+	SourceRanges() (map[bpf.SourceRange]uint32, error)
 
 	// Batched writes. On error some may have been made; the error names map and key. Deleting what is
 	// not there is no error.
@@ -23,6 +25,10 @@ type Tables interface {
 	DeleteFrontends([]bpf.FrontendKey) error
 	PutServices(map[uint32]bpf.Service) error
 	DeleteServices([]uint32) error
+	PutMembers([]bpf.Member) error
+	DeleteMembers([]bpf.Member) error
+	PutSourceRange(bpf.SourceRange) error // one by one: a trie knows no batches
+	DeleteSourceRange(bpf.SourceRange) error
 
 	Pool(id uint32) bpf.Pool
 	SetPool(id uint32, p bpf.Pool)

@@ -74,11 +74,16 @@ func randomChange(rng *rand.Rand) Change {
 	}
 	if rng.IntN(3) == 0 {
 		svc.LoadBalancerIPs = []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + rng.IntN(3))})}
-		if rng.IntN(2) == 0 {
-			svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+		if dual {
+			svc.LoadBalancerIPs = append(svc.LoadBalancerIPs, netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", 1+rng.IntN(2))))
+		}
+		for _, s := range []string{"198.51.100.0/24", "198.51.0.0/16", "192.0.0.0/8", "2001:db8:2::/48", "2001:db8:2:3::/64"} {
+			if rng.IntN(3) == 0 {
+				svc.SourceRanges = append(svc.SourceRanges, netip.MustParsePrefix(s))
+			}
 		}
 	}
-	if rng.IntN(4) == 0 {
+	if rng.IntN(2) == 0 {
 		svc.Affinity = 3 * time.Hour
 	}
 	c := Change{Name: name, Service: svc}
@@ -128,6 +133,9 @@ func randomView(rng *rand.Rand) *endpoints.View {
 	v := *newWorld().view
 	v.NodePorts = v.NodePorts[:1+rng.IntN(3)]
 	v.MasqueradeAll = rng.IntN(3) == 0
+	if rng.IntN(3) == 0 {
+		v.Primary = v.NodePorts[:1] // in one of the source ranges
+	}
 	return &v
 }
 
@@ -136,6 +144,7 @@ type expectation map[bpf.FrontendKey]expected
 
 type expected struct {
 	claim   endpoints.Claim
+	sources string // that it is restricted to
 	inside  endpoints.PoolName
 	outside endpoints.PoolName
 	others  []expected // who claim it too
@@ -165,6 +174,7 @@ func (w *world) expect() (expectation, map[poolKey]answer) {
 					claim:   endpoints.Claim{Kind: f.Kind, Created: r.Created, Port: r.Port},
 					inside:  endpoints.PoolName{IPv6: f.Addr.Is6(), Scope: f.Inside},
 					outside: endpoints.PoolName{IPv6: f.Addr.Is6(), Scope: f.Outside},
+					sources: join(f.SourceRanges),
 				}
 				if have, ok := frontends[key]; ok {
 					if e.claim.Compare(have.claim) > 0 {
@@ -190,14 +200,17 @@ type poolKey struct {
 type witness struct {
 	frontends []expectation
 	pools     []map[poolKey]answer
+	sources   []map[portFamily]map[string]bool
 	rules     map[bpf.FrontendKey]*rule // of those; nil: not made yet
 }
 
 // a rule is what a frontend may answer.
 type rule struct {
-	always          bool // wanted at every moment
+	always          bool          // wanted at every moment
+	restricted      map[bool]bool // to source ranges
 	inside, outside map[answer]bool
 	loose           map[answer]bool // of any pool of any port that claims it
+	looseRestricted map[bool]bool
 }
 
 func (ru *rule) admit(wi *witness, to map[answer]bool, port endpoints.PortName, name endpoints.PoolName) {
@@ -213,12 +226,13 @@ func (wi *witness) add(w *world) {
 	f, p := w.expect()
 	wi.frontends = append(wi.frontends, f)
 	wi.pools = append(wi.pools, p)
+	wi.sources = append(wi.sources, w.sourcesOf())
 	wi.rules = nil
 }
 
 // settled says that the tables have arrived at w.
 func (wi *witness) settled(w *world) {
-	wi.frontends, wi.pools = nil, nil
+	wi.frontends, wi.pools, wi.sources = nil, nil, nil
 	wi.add(w)
 }
 
@@ -228,10 +242,15 @@ func (wi *witness) makeRules() {
 		for k, x := range e {
 			ru := wi.rules[k]
 			if ru == nil {
-				ru = &rule{inside: make(map[answer]bool), outside: make(map[answer]bool), loose: make(map[answer]bool)}
+				ru = &rule{inside: make(map[answer]bool), outside: make(map[answer]bool), loose: make(map[answer]bool),
+					restricted: make(map[bool]bool), looseRestricted: make(map[bool]bool)}
 				ru.always = !slices.ContainsFunc(wi.frontends, func(e expectation) bool { _, ok := e[k]; return !ok })
 				wi.rules[k] = ru
 			}
+			for _, o := range append(x.others, x) {
+				ru.looseRestricted[o.sources != ""] = true
+			}
+			ru.restricted[x.sources != ""] = true
 			ru.admit(wi, ru.inside, x.claim.Port, x.inside)
 			ru.admit(wi, ru.outside, x.claim.Port, x.outside)
 			for _, o := range append(x.others, x) {
@@ -247,6 +266,7 @@ func (wi *witness) look(f *fake) {
 	if wi.rules == nil {
 		wi.makeRules()
 	}
+	wi.lookSources(f)
 	answers := make(map[uint32]answer)
 	read := func(pool uint32) answer {
 		a, ok := answers[pool]
@@ -264,6 +284,9 @@ func (wi *witness) look(f *fake) {
 		if ru == nil {
 			f.violate("frontend %v was never wanted: %v", k.AddrPort(), v)
 			continue
+		}
+		if _, got := restrictionOf(k, v); !ru.restricted[got] && !(f.loose && ru.looseRestricted[got]) {
+			f.violate("frontend %v restricted to source ranges: %v, want one of %v", k.AddrPort(), got, ru.restricted)
 		}
 		if got := read(v.Inside); !ru.inside[got] && !(f.loose && ru.loose[got]) {
 			f.violate("frontend %v inside answers %v, want one of %v", k.AddrPort(), got, ru.inside)
