@@ -11,8 +11,9 @@ import (
 )
 
 // BenchmarkClusterIP measures TCP connect + request + close from a pod, through a ClusterIP and straight to
-// the only backend behind it, in turn, so that both meet the same machine. It reports the medians of requests
-// a second and the median of the ratios of neighbouring rounds.
+// the only backend behind it, in short rounds by turns, so that both meet the same machine. It reports the
+// medians of requests a second and of the client's CPU time a request, and the medians of the ratios of
+// neighbouring rounds.
 func BenchmarkClusterIP(b *testing.B) {
 	c := testenv.MustNew(b, testenv.Options{Nodes: 1, PodsPerNode: 2})
 	client, server := c.Nodes[0].Pods[0], c.Nodes[0].Pods[1]
@@ -24,33 +25,42 @@ func BenchmarkClusterIP(b *testing.B) {
 	manifest(b, dir, "web.yaml", append([]any{s}, slices(s, apiserver.PodBackend(server))...)...)
 	startAgent(b, c.Nodes[0], "--manifests", dir)
 
-	round := func(addr string) float64 {
+	round := func(addr string) (rate, cpu float64) {
 		load, err := client.Load(b.Context(), hand.LoadOptions{Network: "tcp", Addr: addr, Workers: 1, Reset: true})
 		if err != nil {
 			b.Fatal(err)
 		}
-		time.Sleep(500 * time.Millisecond) // the length of a round
+		time.Sleep(100 * time.Millisecond) // the length of a round
 		report, err := load.Stop(b.Context())
 		if err != nil || report.Failures > 0 {
 			b.Fatalf("%s: %d failures %v, error %v", addr, report.Failures, report.Errors, err)
 		}
-		return float64(report.Requests) / report.Elapsed.Seconds()
+		n := float64(report.Requests)
+		return n / report.Elapsed.Seconds(), float64(report.CPU.Nanoseconds()) / n
 	}
-	direct, service := "10.244.1.12:8080", clusterIPv4(10)+":80"
-	round(direct)
-	round(service) // both warm
+	addrs := [2]string{"10.244.1.12:8080", clusterIPv4(10) + ":80"} // direct, service
+	round(addrs[0])
+	round(addrs[1]) // both warm
 	for b.Loop() {
-		var rates [2][]float64
-		var ratios []float64
-		for range 20 {
-			d, s := round(direct), round(service)
-			rates[0], rates[1], ratios = append(rates[0], d), append(rates[1], s), append(ratios, s/d)
+		var rates, cpus [2][]float64
+		var rateRatios, cpuRatios []float64
+		for i := range 200 {
+			var rate, cpu [2]float64
+			for turn := range 2 {
+				which := (i + turn) % 2 // who goes first alternates
+				rate[which], cpu[which] = round(addrs[which])
+				rates[which], cpus[which] = append(rates[which], rate[which]), append(cpus[which], cpu[which])
+			}
+			rateRatios, cpuRatios = append(rateRatios, rate[1]/rate[0]), append(cpuRatios, cpu[1]/cpu[0])
 		}
 		b.ReportMetric(median(rates[0]), "direct/s")
 		b.ReportMetric(median(rates[1]), "service/s")
-		b.ReportMetric(median(ratios), "service:direct")
-		b.ReportMetric(ratios[0], "ratio-min") // median has sorted them
-		b.ReportMetric(ratios[len(ratios)-1], "ratio-max")
+		b.ReportMetric(median(rateRatios), "rate-ratio")
+		b.ReportMetric(rateRatios[len(rateRatios)/10], "rate-ratio-p10") // median has sorted them
+		b.ReportMetric(rateRatios[len(rateRatios)*9/10], "rate-ratio-p90")
+		b.ReportMetric(median(cpus[0]), "direct-cpu-ns")
+		b.ReportMetric(median(cpus[1]), "service-cpu-ns")
+		b.ReportMetric(median(cpuRatios), "cpu-ratio")
 	}
 }
 
