@@ -99,8 +99,8 @@ struct backend {
 };
 ASSERT_SIZE(backend, 32);
 
-/* The name behind a service id, for people and for taking ids over at a restart: namespace/name:port, NUL padded:
- * 63 bytes each at most, and two separators. */
+/* The name behind a service id, for people and for taking ids over at a restart: namespace/name:port
+ * (63 bytes each at most), NUL padded. */
 struct service {
 	char name[192];
 	__u8 protocol; /* IPPROTO_* */
@@ -164,10 +164,8 @@ ASSERT_SIZE(flow, 88);
 struct uplink {
 	struct address snat4; /* source address for IPv4 flows that leave by this link; zero: none */
 	struct address snat6;
-	__u32 mtu; /* bytes of IP packet */
-	__u32 reserved;
 };
-ASSERT_SIZE(uplink, 40);
+ASSERT_SIZE(uplink, 32);
 
 /* A link that leads to a pod. Written by Go. */
 struct pod_link {

@@ -114,8 +114,11 @@ func (a *agent) run(ctx context.Context) error {
 			a.take()
 		case state := <-a.links.States():
 			a.local = &state
+			before := a.attached
 			a.apply(nil)
-			a.setUplinks()
+			if before { // else the first pass has done it, or will
+				a.setUplinks()
+			}
 		case <-a.relink.C:
 			a.setUplinks()
 		case <-a.podCIDRs.C:
@@ -315,7 +318,7 @@ func (a *agent) setUplinks() {
 			a.log.Warn("link without Ethernet header left out: NodePorts do not answer there", "link", l.Name)
 			continue
 		}
-		uplinks = append(uplinks, bpf.UplinkConfig{Index: l.Index, Name: l.Name, MTU: l.MTU, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
+		uplinks = append(uplinks, bpf.UplinkConfig{Index: l.Index, Name: l.Name, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
 	}
 	var pods []bpf.PodLinkConfig
 	for _, l := range a.local.PodLinks {

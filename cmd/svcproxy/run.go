@@ -188,7 +188,7 @@ func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {
 		TCPEstablishedTimeout: timeouts.TCPEstablished, TCPHalfClosedTimeout: timeouts.TCPCloseWait, UDPTimeout: timeouts.UDPStream,
 		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
 		FirstSNATPort: first, LastSNATPort: last, Features: features,
-	}, log)
+	})
 }
 
 // tableFill offers the tables' fill to the metrics.

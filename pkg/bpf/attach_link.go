@@ -20,7 +20,6 @@ import (
 type UplinkConfig struct {
 	Index        int
 	Name         string
-	MTU          int
 	SNAT4, SNAT6 netip.Addr // source of what is SNATed out of it; zero: no flow of that family
 }
 
@@ -69,7 +68,7 @@ func newUplinks() *linkSet[UplinkConfig] {
 	return &linkSet[UplinkConfig]{
 		table: "uplinks", directions: directions("egress_l2", "ingress_l2"),
 		value: func(l UplinkConfig) any {
-			return Uplink{Snat4: NewAddress(l.SNAT4), Snat6: NewAddress(l.SNAT6), Mtu: uint32(l.MTU)}
+			return Uplink{Snat4: NewAddress(l.SNAT4), Snat6: NewAddress(l.SNAT6)}
 		},
 		name: func(l UplinkConfig) string { return l.Name },
 	}

@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -131,7 +130,7 @@ func makeNode(t testing.TB, opts Options) (n *node, closeNode func() error) {
 	n.root = mustRoot(t)
 	opts.Root = n.root
 	n.mustDo(t, func() (err error) {
-		if n.Datapath, err = Load(opts, slog.New(slog.DiscardHandler)); err != nil {
+		if n.Datapath, err = Load(opts); err != nil {
 			return err
 		}
 		return n.SetLinks(n.uplinkConfigs(), nil)
@@ -143,7 +142,7 @@ func makeNode(t testing.TB, opts Options) (n *node, closeNode func() error) {
 
 func (n *node) uplinkConfigs() (links []UplinkConfig) {
 	for name, p := range map[string]*port{"eth0": n.eth0, "eth1": n.eth1, "eth2": n.eth2} {
-		links = append(links, UplinkConfig{Index: p.index, Name: name, MTU: p.mtu, SNAT4: p.addr["IPv4"], SNAT6: p.addr["IPv6"]})
+		links = append(links, UplinkConfig{Index: p.index, Name: name, SNAT4: p.addr["IPv4"], SNAT6: p.addr["IPv6"]})
 	}
 	return links
 }

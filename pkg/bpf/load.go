@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,7 +33,6 @@ type Options struct {
 // links and maps are pinned below Options.Root.
 type Datapath struct {
 	opts    Options
-	log     *slog.Logger
 	coll    *ebpf.Collection
 	destroy *ebpf.Program // nil: the kernel cannot
 	stats   []string
@@ -45,7 +43,7 @@ type Datapath struct {
 }
 
 // Load loads the programs, adopting the maps that an earlier run has pinned. Nothing is attached yet.
-func Load(opts Options, log *slog.Logger) (*Datapath, error) {
+func Load(opts Options) (*Datapath, error) {
 	if opts.FirstSNATPort == 0 || opts.LastSNATPort < opts.FirstSNATPort {
 		return nil, fmt.Errorf("SNAT ports %d-%d are no range", opts.FirstSNATPort, opts.LastSNATPort)
 	}
@@ -96,7 +94,7 @@ func Load(opts Options, log *slog.Logger) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
-	d := &Datapath{opts: opts, log: log, coll: coll, uplinks: newUplinks(), podLinks: newPodLinks()}
+	d := &Datapath{opts: opts, coll: coll, uplinks: newUplinks(), podLinks: newPodLinks()}
 	if d.stats, err = statNames(spec); err == nil {
 		d.Tables, err = openTables(coll.Maps, spec.Maps)
 	}

@@ -257,11 +257,9 @@ type svcproxyTuple struct {
 }
 
 type svcproxyUplink struct {
-	_        structs.HostLayout
-	Snat4    svcproxyAddress
-	Snat6    svcproxyAddress
-	Mtu      uint32
-	Reserved uint32
+	_     structs.HostLayout
+	Snat4 svcproxyAddress
+	Snat6 svcproxyAddress
 }
 
 type svcproxyVerdict uint32

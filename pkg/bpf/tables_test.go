@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,7 +101,7 @@ func TestLoadAdopts(t *testing.T) {
 
 	first := n.Datapath
 	n.mustDo(t, func() (err error) {
-		if n.Datapath, err = Load(first.opts, slog.New(slog.DiscardHandler)); err != nil {
+		if n.Datapath, err = Load(first.opts); err != nil {
 			return err
 		}
 		return n.SetLinks(n.uplinkConfigs(), nil)
@@ -136,7 +135,7 @@ func TestCollectBeforeFirstSync(t *testing.T) {
 	n.serve(t, frontend, udp, at(f.pod, 53))
 	first := n.Datapath
 	n.mustDo(t, func() (err error) {
-		n.Datapath, err = Load(first.opts, slog.New(slog.DiscardHandler))
+		n.Datapath, err = Load(first.opts)
 		return err
 	})
 	if err := first.Close(); err != nil {
@@ -173,7 +172,7 @@ func TestLoadRefusesOtherLayout(t *testing.T) {
 			if err := make(filepath.Join(root, "maps", name)); err != nil {
 				t.Fatal(err)
 			}
-			d, err := Load(Options{Root: root, FirstSNATPort: 61000, LastSNATPort: 61999, Features: ProbeFeatures()}, slog.New(slog.DiscardHandler))
+			d, err := Load(Options{Root: root, FirstSNATPort: 61000, LastSNATPort: 61999, Features: ProbeFeatures()})
 			if err == nil {
 				d.Close()
 				t.Fatal("was loaded")
@@ -200,7 +199,7 @@ func TestLoadRefusesBadOptions(t *testing.T) {
 		"ports reversed": {Root: "/sys/fs/bpf/svcproxy-test-none", FirstSNATPort: 2, LastSNATPort: 1},
 		"no bpffs":       {Root: t.TempDir(), FirstSNATPort: 61000, LastSNATPort: 61999},
 	} {
-		if d, err := Load(opts, slog.New(slog.DiscardHandler)); err == nil {
+		if d, err := Load(opts); err == nil {
 			d.Close()
 			t.Errorf("%s: was loaded", name)
 		}
