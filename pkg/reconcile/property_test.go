@@ -21,8 +21,11 @@ func TestRandomChanges(t *testing.T) {
 		{"half of the writes fail", 0.5, 0.1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for range 5 {
+			for i := range 6 {
 				seed := rand.Uint64()
+				if i == 0 {
+					seed = 12902529248686052188 // its last retry names two Services, of which one is dialled already
+				}
 				t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 					randomChanges(t, rand.New(rand.NewPCG(seed, 1)), tc.fail, tc.restart)
 				})
@@ -93,10 +96,12 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		f.checkLists(t, w)
 		f.check(t)
 	}
-	f.fail = nil
+	// What failed before is made up for only now: a frontend may have been put before its Service had a name.
+	f.fail = func(string) error { return nil }
 	if _, err := r.Retry(); err != nil {
 		t.Fatal(err)
 	}
+	f.fail = nil
 	mustCollect(t, r)
 	diff(t, w.scratch(t), mustDump(t, f))
 	f.checkLists(t, w)
