@@ -93,13 +93,6 @@ static __always_inline void expect_replies(const struct address *addr)
 		*(volatile __u64 *)entry = 1;
 }
 
-static __always_inline __u32 *pod_filter_entry(__u32 ifindex)
-{
-	__u32 index = ifindex & (POD_FILTER_SIZE - 1);
-
-	return bpf_map_lookup_elem(&pod_filter, &index);
-}
-
 /*
  * Whether the record under s->answer may give way to a new flow of this packet's client: it is that very
  * client's, whose stub was evicted; or an embryo that has been silent for so long that it holds its port for nobody.
@@ -263,7 +256,6 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	struct address client;
 	enum verdict verdict;
 	struct flow *flow;
-	__u32 *filter;
 
 	if (!s)
 		return NEXT;
@@ -317,13 +309,8 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	if (place_flow(skb, packet, s, origin, pod) || !store_flow(packet, s))
 		return DROP;
 	count(STAT_FLOW_NEW);
-	if (origin == FROM_POD) {
-		filter = pod_filter_entry(ifindex);
-		if (filter && !*filter)
-			*(volatile __u32 *)filter = 1;
-	} else if (!(flow->flags & FLOW_REMOTE)) {
+	if (!(flow->flags & FLOW_REMOTE))
 		expect_replies(&flow->dst);
-	}
 	return BEGUN;
 }
 

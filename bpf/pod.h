@@ -25,10 +25,13 @@ static __always_inline int send_bridged(struct __sk_buff *skb, const struct pack
 /* Packets that a pod sends. */
 static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 {
-	struct scratch *s = read_packet(skb, l3);
 	const struct packet *packet;
+	struct scratch *s;
 	int verdict;
 
+	if (pod_sends_to_others(skb, l3))
+		return NEXT;
+	s = read_packet(skb, l3);
 	if (!s)
 		return NEXT;
 	packet = &s->packet;
@@ -56,12 +59,11 @@ static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 /* Packets that a pod gets. */
 static __always_inline int pod_egress(struct __sk_buff *skb, __u32 l3)
 {
-	const __u32 *filter = pod_filter_entry(skb->ifindex);
 	const struct packet *packet;
 	struct scratch *s;
 	int verdict;
 
-	if (!filter || !*filter)
+	if (answers_others(skb, l3))
 		return NEXT;
 	s = read_packet(skb, l3);
 	if (!s || !s->packet.translatable)

@@ -13,8 +13,8 @@
 #ifndef SVCPROXY_UPLINK_H
 #define SVCPROXY_UPLINK_H
 
-#include "begin.h"
 #include "fragment.h"
+#include "glance.h"
 
 #define PACKET_HOST 0
 
@@ -106,7 +106,7 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	struct scratch *s;
 	int verdict;
 
-	if (skb->pkt_type != PACKET_HOST)
+	if (skb->pkt_type != PACKET_HOST || comes_for_others(skb, l3))
 		return NEXT;
 	s = read_packet(skb, l3);
 	if (!s || !s->packet.translatable)
@@ -142,12 +142,15 @@ static __always_inline int forward_own(struct __sk_buff *skb, const struct packe
 
 static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 {
-	struct scratch *s = read_packet(skb, l3);
 	const struct packet *packet;
 	const struct flow *detour;
 	bool known = false;
+	struct scratch *s;
 	int verdict;
 
+	if (leaves_for_others(skb, l3))
+		return NEXT;
+	s = read_packet(skb, l3);
 	if (!s)
 		return NEXT;
 	packet = &s->packet;

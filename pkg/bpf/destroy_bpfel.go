@@ -25,7 +25,6 @@ const (
 	destroyMapFragments             = "fragments"
 	destroyMapFrontends             = "frontends"
 	destroyMapMembers               = "members"
-	destroyMapPodFilter             = "pod_filter"
 	destroyMapPodLinks              = "pod_links"
 	destroyMapPools                 = "pools"
 	destroyMapReplyFilter           = "reply_filter"
@@ -114,7 +113,6 @@ type destroyMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
-	PodFilter     *ebpf.MapSpec `ebpf:"pod_filter"`
 	PodLinks      *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
@@ -179,7 +177,6 @@ type destroyMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Members       *ebpf.Map `ebpf:"members"`
-	PodFilter     *ebpf.Map `ebpf:"pod_filter"`
 	PodLinks      *ebpf.Map `ebpf:"pod_links"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
@@ -205,7 +202,6 @@ func (m *destroyMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.Members,
-		m.PodFilter,
 		m.PodLinks,
 		m.Pools,
 		m.ReplyFilter,

@@ -284,7 +284,6 @@ const (
 	svcproxyMapFragments             = "fragments"
 	svcproxyMapFrontends             = "frontends"
 	svcproxyMapMembers               = "members"
-	svcproxyMapPodFilter             = "pod_filter"
 	svcproxyMapPodLinks              = "pod_links"
 	svcproxyMapPools                 = "pools"
 	svcproxyMapReplyFilter           = "reply_filter"
@@ -404,7 +403,6 @@ type svcproxyMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
-	PodFilter     *ebpf.MapSpec `ebpf:"pod_filter"`
 	PodLinks      *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
@@ -476,7 +474,6 @@ type svcproxyMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Members       *ebpf.Map `ebpf:"members"`
-	PodFilter     *ebpf.Map `ebpf:"pod_filter"`
 	PodLinks      *ebpf.Map `ebpf:"pod_links"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
@@ -502,7 +499,6 @@ func (m *svcproxyMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.Members,
-		m.PodFilter,
 		m.PodLinks,
 		m.Pools,
 		m.ReplyFilter,
