@@ -69,6 +69,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	packet->dont_fragment = fragment & IP_DF;
 	packet->fragment_id = ip.id;
 	packet->ttl = ip.ttl;
+	packet->check = ip.check;
 	packet->l4 = packet->l3 + header;
 	packet->tuple.protocol = ip.protocol;
 	set_v4(&packet->tuple.src, ip.src);

@@ -27,7 +27,7 @@ static __always_inline int forward_remote(struct __sk_buff *skb, const struct pa
 
 	if (!find_flow_route(skb, &s->route, packet, flow)) {
 		ifindex = reply ? flow->ifindex : s->route.ifindex;
-		if (rewrite(skb, packet, flow) || decrement_ttl(skb, packet))
+		if (rewrite_routed(skb, packet, flow))
 			return DROP;
 		note_fragment(packet, false, flow, ifindex);
 		count(reply ? STAT_REPLY_REDIRECT : STAT_FORWARD_REDIRECT);
