@@ -70,27 +70,37 @@ static __always_inline bool is_cluster_pod(const struct address *addr)
 	       (cluster_cidrs[1].mask.word[0] && in_range(addr, &cluster_cidrs[1]));
 }
 
-static __always_inline __u64 *reply_filter_entry(const struct address *addr)
+/* Four bytes, one for each FLOW_AT_*. */
+static __always_inline __u8 *reply_filter_entry(const struct address *addr)
 {
 	__u32 index = hash_address(addr, REPLY_FILTER_BITS);
 
 	return bpf_map_lookup_elem(&reply_filter, &index);
 }
 
-static __always_inline bool may_be_reply(const struct address *addr)
+/* Whether answers from this address are met at a hook (FLOW_AT_*). */
+static __always_inline bool may_be_reply(const struct address *addr, __u32 here)
 {
-	const __u64 *entry = reply_filter_entry(addr);
+	const __u8 *entry = reply_filter_entry(addr);
 
-	return entry && *entry;
+	return entry && entry[here == FLOW_AT_UPLINK_INGRESS  ? 0
+			      : here == FLOW_AT_UPLINK_EGRESS ? 1
+			      : here == FLOW_AT_POD_INGRESS   ? 2
+							      : 3];
 }
 
-/* Lets answers from this address through the filter of the hooks they come by. */
-static __always_inline void expect_replies(const struct address *addr)
+/* Lets the answers to a new flow through the filter of the hooks they come by. A byte is stored whole, so two CPUs
+ * do not undo each other. */
+static __always_inline void expect_replies(const struct flow *flow)
 {
-	__u64 *entry = reply_filter_entry(addr);
+	__u8 *entry = reply_filter_entry(&flow->dst);
+	int i;
 
-	if (entry && *entry != 1)
-		*(volatile __u64 *)entry = 1;
+	if (!entry)
+		return;
+	for (i = 0; i < 4; i++)
+		if (flow->flags & (FLOW_AT_UPLINK_INGRESS << 4 << i) && entry[i] != 1)
+			*(volatile __u8 *)&entry[i] = 1;
 }
 
 /*
@@ -310,7 +320,7 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 		return DROP;
 	count(STAT_FLOW_NEW);
 	if (!(flow->flags & FLOW_REMOTE))
-		expect_replies(&flow->dst);
+		expect_replies(flow);
 	return BEGUN;
 }
 

@@ -107,9 +107,9 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } address_filter SEC(".maps");
 
-/* reply_filter: the same for the addresses of backends that answer to our hooks, asked of whoever sends.
- * 1: written by the data path when a flow begins. 2: put there by the collector before it walks the
- * flows, and turned to 0 afterwards if no flow of that address was met. */
+/* reply_filter: at which hooks answers of a backend may come by, so that what backends send otherwise costs one array
+ * read: a byte for each, in the order of FLOW_AT_*. 1: written by the data path when a flow begins. 2: put there
+ * by the collector before it walks the flows, and turned to 0 afterwards if it met no flow that needs it. */
 #define REPLY_FILTER_BITS 15
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -40,7 +40,7 @@ static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 	if (is_later_fragment(skb, s, false, &verdict))
 		return verdict;
 	if (!is_frontend_address(&packet->tuple.dst) && !is_snat_port(packet->tuple.dport) &&
-	    !may_be_reply(&packet->tuple.src))
+	    !may_be_reply(&packet->tuple.src, FLOW_AT_POD_INGRESS))
 		return refuse_unserved(skb, FROM_POD);
 	if (!follow_flow(packet, s, FLOW_AT_POD_INGRESS)) {
 		verdict = begin_flow(skb, FROM_POD);

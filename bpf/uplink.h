@@ -115,7 +115,7 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	if (is_later_fragment(skb, s, false, &verdict))
 		return verdict;
 	if (!is_frontend_address(&packet->tuple.dst) && !is_snat_port(packet->tuple.dport) &&
-	    !may_be_reply(&packet->tuple.src))
+	    !may_be_reply(&packet->tuple.src, FLOW_AT_UPLINK_INGRESS))
 		return NEXT;
 	if (!follow_flow(packet, s, FLOW_AT_UPLINK_INGRESS)) {
 		verdict = begin_flow(skb, FROM_OUTSIDE);
@@ -168,7 +168,7 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 			return NEXT;
 		}
 	}
-	if (may_be_reply(&packet->tuple.src))
+	if (may_be_reply(&packet->tuple.src, FLOW_AT_UPLINK_EGRESS))
 		known = follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS);
 	if (known && s->flow.flags & FLOW_REPLY) {
 		if (rewrite(skb, packet, &s->flow))
