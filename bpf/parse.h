@@ -48,7 +48,7 @@ enum parsed {
 /* The highest offset of a header that is read directly: below what the verifier allows for a packet's offsets. */
 #define DIRECT_OFFSET 0x1ff
 
-/* Copies size bytes (a multiple of 4) of the packet. A call is spared where they can be seen directly, as nearly always. */
+/* Copies size bytes (a multiple of 4) of the packet: without a call where they are in the linear part. */
 static __always_inline bool read_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
 {
 	const void *data = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
