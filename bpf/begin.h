@@ -83,10 +83,10 @@ static __always_inline bool may_be_reply(const struct address *addr, __u32 here)
 {
 	const __u8 *entry = reply_filter_entry(addr);
 
-	return entry && entry[here == FLOW_AT_UPLINK_INGRESS  ? 0
-			      : here == FLOW_AT_UPLINK_EGRESS ? 1
-			      : here == FLOW_AT_POD_INGRESS   ? 2
-							      : 3];
+	return entry && entry[here == FLOW_AT_UPLINK_INGRESS ? 0 :
+			      here == FLOW_AT_UPLINK_EGRESS  ? 1 :
+			      here == FLOW_AT_POD_INGRESS    ? 2 :
+							       3];
 }
 
 /* Lets the answers to a new flow through the filter of the hooks they come by. A byte is stored whole, so two CPUs

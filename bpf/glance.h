@@ -66,7 +66,8 @@ static __always_inline bool comes_for_others(const struct __sk_buff *skb, __u32 
 {
 	struct glance g;
 
-	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) && !may_be_reply(&g.src, FLOW_AT_UPLINK_INGRESS);
+	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) &&
+	       !may_be_reply(&g.src, FLOW_AT_UPLINK_INGRESS);
 }
 
 /* From a pod: also not lost in the Service ranges. */
@@ -74,8 +75,8 @@ static __always_inline bool pod_sends_to_others(const struct __sk_buff *skb, __u
 {
 	struct glance g;
 
-	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) && !may_be_reply(&g.src, FLOW_AT_POD_INGRESS) &&
-	       !is_service_address(&g.dst);
+	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) &&
+	       !may_be_reply(&g.src, FLOW_AT_POD_INGRESS) && !is_service_address(&g.dst);
 }
 
 /* At an uplink's egress, where the second half of a detour is told by either port. */
@@ -83,8 +84,8 @@ static __always_inline bool leaves_for_others(const struct __sk_buff *skb, __u32
 {
 	struct glance g;
 
-	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) && !is_snat_port(g.sport) &&
-	       !may_be_reply(&g.src, FLOW_AT_UPLINK_EGRESS) && !is_service_address(&g.dst);
+	return glance(skb, l3, &g) && !is_frontend_address(&g.dst) && !is_snat_port(g.dport) &&
+	       !is_snat_port(g.sport) && !may_be_reply(&g.src, FLOW_AT_UPLINK_EGRESS) && !is_service_address(&g.dst);
 }
 
 /* To a pod. */
