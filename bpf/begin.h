@@ -266,6 +266,7 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	struct address client;
 	enum verdict verdict;
 	struct flow *flow;
+	__u32 random;
 
 	if (!s)
 		return NEXT;
@@ -294,7 +295,9 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	} else if (origin == FROM_HOST) {
 		namespace_client(host_netns_cookie, &client);
 	}
-	backend = choose_for_client(frontend, pool_for(frontend, packet, origin), &client, packet->v6, &slot, &verdict);
+	random = frontend->flags & FRONTEND_MAGLEV ? hash_client(&packet->tuple) : bpf_get_prandom_u32();
+	backend = choose_for_client(frontend, pool_for(frontend, packet, origin), &client, packet->v6, random, &slot,
+				    &verdict);
 	if (!backend) {
 		if (verdict == VERDICT_DROP) {
 			count(STAT_PACKET_DROP);

@@ -192,7 +192,8 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 	read_peer(ctx, v6, &peer);
 	frontend = dialled_frontend(ctx, &peer, &pool, &client);
 	if (frontend)
-		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), bpf_get_prandom_u32(), &slot,
+					    &verdict);
 
 	if (backend) {
 		record = bpf_sk_storage_get(&sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -326,7 +327,8 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	if (record)
 		backend = remembered_backend(ctx, &peer, &known, &slot.backend, &own);
 	if (!backend) {
-		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), bpf_get_prandom_u32(), &slot,
+					    &verdict);
 		if (!backend) {
 			if (verdict == VERDICT_REJECT) {
 				count(STAT_SENDMSG_REJECT);

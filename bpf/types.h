@@ -44,6 +44,8 @@ enum frontend_flag {
 	/* which of the Service's sets the pools are: for the agent, which takes them over at a restart */
 	FRONTEND_INSIDE_LOCAL = 8,
 	FRONTEND_OUTSIDE_LOCAL = 16,
+	/* the pools are Maglev tables: packets choose by the hash of their client */
+	FRONTEND_MAGLEV = 32,
 };
 
 /* Which pool answers, seen from the two kinds of clients (DESIGN D4). */

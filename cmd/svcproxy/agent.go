@@ -342,7 +342,9 @@ func names(uplinks []bpf.UplinkConfig) []string {
 
 // viewNow is the node as the model sees it.
 func (a *agent) viewNow() *endpoints.View {
+	balancing, _ := endpoints.ParseBalancing(a.config.Balancing) // validated
 	view := &endpoints.View{
+		Balancing: balancing,
 		Node:      a.object.Name,
 		Zone:      a.object.Zone,
 		NodePorts: a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),

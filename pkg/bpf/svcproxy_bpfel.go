@@ -108,6 +108,7 @@ const (
 	svcproxyFrontendFlagFRONTEND_RANGES        svcproxyFrontendFlag = 4
 	svcproxyFrontendFlagFRONTEND_INSIDE_LOCAL  svcproxyFrontendFlag = 8
 	svcproxyFrontendFlagFRONTEND_OUTSIDE_LOCAL svcproxyFrontendFlag = 16
+	svcproxyFrontendFlagFRONTEND_MAGLEV        svcproxyFrontendFlag = 32
 )
 
 type svcproxyFrontendKey struct {

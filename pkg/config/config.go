@@ -33,6 +33,7 @@ type Config struct {
 	Devices    []string // globs; none: found by role
 	Manifests  string   // a folder instead of an API server
 	NorthSouth string   // auto or stack
+	Balancing  string   // random or maglev
 	SNATPorts  string   // first-last
 
 	// Warnings are what was accepted but has no effect, and what the file had too much of; for the log.
@@ -55,6 +56,7 @@ func New() *Config {
 	c := &Config{
 		BPFRoot:    "/sys/fs/bpf/svcproxy",
 		NorthSouth: "auto",
+		Balancing:  "random",
 		SNATPorts:  "11000-29999",
 	}
 	setDefaults(&c.Proxy)

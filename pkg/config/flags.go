@@ -127,6 +127,7 @@ func (c *Config) addOwnFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&c.Devices, "devices", nil, "names or globs of the links that lead out of the node (default: found by default route, node address, and path to other nodes' pods)")
 	fs.StringVar(&c.Manifests, "manifests", "", "serve the Services and EndpointSlices of the YAML files in this folder, watched, without an API server")
 	fs.StringVar(&c.NorthSouth, "north-south", c.NorthSouth, "how packets to other nodes' backends go: auto (straight from link to link where possible) or stack (all through the kernel's stack, for firewalls that must see them)")
+	fs.StringVar(&c.Balancing, "load-balancing", c.Balancing, "how new connections find a backend: random, or maglev (packets of one client address and port reach the same backend whatever node they come by, and most still do when backends change; 131 kB a Service port); the annotation svcproxy.io/load-balancing on a Service decides for it")
 	fs.StringVar(&c.SNATPorts, "snat-ports", c.SNATPorts, "first and last source port for connections passed on to other nodes; kept out of net.ipv4.ip_local_port_range and the NodePorts")
 }
 
@@ -135,7 +136,7 @@ var besideFile = map[string]bool{
 	"config": true, "write-config-to": true, "cleanup": true, "init-only": true, "version": true, "master": true, "hostname-override": true,
 	"v": true, "vmodule": true, "logging-format": true, "log-flush-frequency": true,
 	"log-text-split-stream": true, "log-text-info-buffer-size": true, "log-json-split-stream": true, "log-json-info-buffer-size": true,
-	"cgroup-root": true, "bpf-root": true, "devices": true, "manifests": true, "north-south": true, "snat-ports": true,
+	"cgroup-root": true, "bpf-root": true, "devices": true, "manifests": true, "north-south": true, "load-balancing": true, "snat-ports": true,
 }
 
 // takeFlags makes Proxy what the flags say: where one stands for fields of several modes, it is of the mode

@@ -153,6 +153,8 @@ var settings = []struct {
 	{"manifests", "", "/dir", honoured},
 	{"north-south", "", "stack", honoured},
 	{"north-south", "", "east", refused},
+	{"load-balancing", "", "maglev", honoured},
+	{"load-balancing", "", "best", refused},
 	{"snat-ports", "", "100-200", honoured},
 	{"snat-ports", "", "5-1", refused},
 	{"snat-ports", "", "1-2-3", refused},

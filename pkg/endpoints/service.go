@@ -73,7 +73,33 @@ type Service struct {
 	ExternalLocal       bool
 	Affinity            time.Duration // session affinity by client address; 0: none
 	HealthCheckNodePort uint16        // 0: none
+	Balancing           Balancing     // Default: the view's
 }
+
+// Balancing is how a new connection finds its backend among those that may answer it.
+type Balancing uint8
+
+const (
+	Default Balancing = iota
+	// Random: each connection anew.
+	Random
+	// Maglev: packets of one client address and port reach the same backend whatever node they come by, and most
+	// still do when backends come and go (Eisenbud et al., NSDI 2016). Sockets of this node choose at random.
+	Maglev
+)
+
+// ParseBalancing is the inverse of String for the two that can be chosen.
+func ParseBalancing(text string) (Balancing, error) {
+	switch text {
+	case "random":
+		return Random, nil
+	case "maglev":
+		return Maglev, nil
+	}
+	return Default, fmt.Errorf("%q is neither random nor maglev", text)
+}
+
+func (b Balancing) String() string { return [...]string{"default", "random", "maglev"}[b] }
 
 // Port is one port of a Service.
 type Port struct {
@@ -123,11 +149,13 @@ type View struct {
 	NodePorts []netip.Addr
 	// MasqueradeAll: ClusterIP traffic is SNATed too, which only the packet path can do.
 	MasqueradeAll bool
+	// Balancing is that of Services which say nothing; Default is Random.
+	Balancing Balancing
 }
 
 // Equal reports whether v and w see the same.
 func (v *View) Equal(w *View) bool {
-	return v.Node == w.Node && v.Zone == w.Zone && v.MasqueradeAll == w.MasqueradeAll &&
+	return v.Node == w.Node && v.Zone == w.Zone && v.MasqueradeAll == w.MasqueradeAll && v.Balancing == w.Balancing &&
 		slices.Equal(v.NodePorts, w.NodePorts) && slices.Equal(v.Primary, w.Primary)
 }
 
@@ -223,6 +251,7 @@ type Resolved struct {
 	Port      PortName
 	Created   time.Time     // of the Service
 	Affinity  time.Duration // 0: none
+	Maglev    bool          // otherwise Random
 	Frontends []Frontend    // sorted by kind, address, port; no two with one address and port
 	Pools     []Pool        // sorted by family, scope; only those that a frontend names
 	Backends  []Backend     // sorted by address, port; no two with one address and port
