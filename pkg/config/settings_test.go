@@ -154,6 +154,8 @@ var settings = []struct {
 	{"north-south", "", "stack", honoured},
 	{"north-south", "", "east", refused},
 	{"snat-ports", "", "100-200", honoured},
+	{"audit-period", "", "5s", honoured},
+	{"audit-period", "", "-5s", refused},
 	{"snat-ports", "", "5-1", refused},
 	{"snat-ports", "", "1-2-3", refused},
 }
