@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,8 @@ type Datapath struct {
 	stats   []string
 	*Tables
 	*Flows
+	pinned   []string             // names of the maps that outlive us
+	links    map[string]link.Link // by pin: held, so that they outlive the pin as well
 	uplinks  *linkSet[UplinkConfig]
 	podLinks *linkSet[PodLinkConfig]
 }
@@ -94,7 +97,12 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
-	d := &Datapath{opts: opts, coll: coll, uplinks: newUplinks(), podLinks: newPodLinks()}
+	d := &Datapath{opts: opts, coll: coll, links: make(map[string]link.Link), uplinks: newUplinks(), podLinks: newPodLinks()}
+	for name, m := range spec.Maps {
+		if m.Pinning == ebpf.PinByName {
+			d.pinned = append(d.pinned, name)
+		}
+	}
 	if d.stats, err = statNames(spec); err == nil {
 		d.Tables, err = openTables(coll.Maps, spec.Maps)
 	}
@@ -116,6 +124,9 @@ func (d *Datapath) Close() error {
 	err := errors.Join(d.Flows.close(), d.Tables.close())
 	if d.destroy != nil {
 		err = errors.Join(err, d.destroy.Close())
+	}
+	for _, l := range d.links {
+		err = errors.Join(err, l.Close())
 	}
 	d.coll.Close()
 	return err
@@ -140,17 +151,22 @@ func clusterCIDRs(prefixes []netip.Prefix) (ranges [2]ServiceRange) {
 
 // makeRoot makes the directories of pins.
 func makeRoot(root string) error {
-	for _, dir := range []string{"maps", "links"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			return fmt.Errorf("make %s for pinned maps and links (mount -t bpf bpf /sys/fs/bpf?): %w", root, err)
-		}
-	}
+	there := root // or what of it is
 	var s unix.Statfs_t
-	if err := unix.Statfs(root, &s); err != nil {
-		return fmt.Errorf("look at %s: %w", root, err)
+	err := unix.Statfs(there, &s)
+	for ; errors.Is(err, fs.ErrNotExist) && there != filepath.Dir(there); err = unix.Statfs(there, &s) {
+		there = filepath.Dir(there)
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", there, err)
 	}
 	if uint32(s.Type) != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("%s is not on a bpffs: mount one (mount -t bpf bpf /sys/fs/bpf) or name another place with --bpf-root", root)
+	}
+	for _, dir := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return fmt.Errorf("make %s for pinned maps and links: %w", root, err)
+		}
 	}
 	return nil
 }

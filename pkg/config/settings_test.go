@@ -156,6 +156,8 @@ var settings = []struct {
 	{"load-balancing", "", "maglev", honoured},
 	{"load-balancing", "", "best", refused},
 	{"snat-ports", "", "100-200", honoured},
+	{"audit-period", "", "5s", honoured},
+	{"audit-period", "", "-5s", refused},
 	{"snat-ports", "", "5-1", refused},
 	{"snat-ports", "", "1-2-3", refused},
 }
