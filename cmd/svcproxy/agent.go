@@ -322,7 +322,7 @@ func (a *agent) setUplinks() {
 	}
 	var pods []bpf.PodLinkConfig
 	for _, l := range a.local.PodLinks {
-		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
+		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6, NetnsCookie: l.NetnsCookie})
 	}
 	if err := a.datapath.SetLinks(uplinks, pods); err != nil {
 		a.log.Error("attach packet programs", "error", err, "retry", linkRetry)

@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/svcproxy/svcproxy/internal/namespaces"
 )
 
 // Options says how the programs are to be loaded.
@@ -57,7 +59,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	cookie, err := netnsCookie()
+	cookie, err := namespaces.Cookie()
 	if err != nil {
 		return nil, err
 	}
