@@ -199,7 +199,8 @@ struct {
 } pod_links SEC(".maps");
 
 /* pod_filter: a byte for each ifindex (modulo its size) on which a pod's flow has begun, so that packets to
- * pods that have none cost one array read. Written by the data path, never cleared. */
+ * pods that have none cost one array read. Entry 0, which no link has, stands for all of them. Written by the data
+ * path, never cleared. */
 #define POD_FILTER_SIZE (1 << 14)
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

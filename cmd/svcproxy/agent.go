@@ -343,9 +343,10 @@ func names(uplinks []bpf.UplinkConfig) []string {
 // viewNow is the node as the model sees it.
 func (a *agent) viewNow() *endpoints.View {
 	view := &endpoints.View{
-		Node:      a.object.Name,
-		Zone:      a.object.Zone,
-		NodePorts: a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
+		Node:          a.object.Name,
+		Zone:          a.object.Zone,
+		MasqueradeAll: a.config.MasqueradeAll(),
+		NodePorts:     a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
 	}
 	for _, addr := range a.object.Addresses {
 		if !slices.ContainsFunc(view.Primary, func(p netip.Addr) bool { return p.Is4() == addr.Is4() }) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -51,9 +50,9 @@ func (d *Datapath) DestroyStaleSockets() error {
 	}
 	defer iter.Close()
 	var errs []error
-	for path := range namespaces.All() {
-		if err := namespaces.Do(path, func() error { return runIter(iter) }); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("end stale sockets in %s: %w", path, err))
+	for ns := range namespaces.All() {
+		if err := namespaces.Do(ns, func() error { return runIter(iter) }); err != nil {
+			errs = append(errs, fmt.Errorf("end stale sockets in %s: %w", ns.Name(), err))
 		}
 	}
 	return errors.Join(errs...)

@@ -1,10 +1,8 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -73,18 +71,18 @@ func (p *podNames) name(links []PodLink) (again time.Duration) {
 		p.told = false
 		return 0
 	}
-	return time.Until(p.due)
+	return max(time.Until(p.due), seekAgain)
 }
 
 // findCookies looks through the namespaces that can be seen for those with the wanted ids. It removes from wanted
 // what it finds. The error says why others could not be looked at.
 func findCookies(wanted map[int]bool) (map[int]uint64, error) {
 	found := make(map[int]uint64)
-	var errs error
-	for path := range namespaces.All() {
-		id, err := namespaceID(path)
+	var lastErr error
+	for ns := range namespaces.All() {
+		id, err := netlink.GetNetNsIdByFd(int(ns.Fd())) // negative if no link of ours leads there
 		if err == nil && wanted[id] {
-			err = namespaces.Do(path, func() (err error) {
+			err = namespaces.Do(ns, func() (err error) {
 				found[id], err = namespaces.Cookie()
 				return err
 			})
@@ -92,23 +90,12 @@ func findCookies(wanted map[int]bool) (map[int]uint64, error) {
 				delete(wanted, id)
 			}
 		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = fmt.Errorf("%s: %w", path, err)
+		if err != nil {
+			lastErr = fmt.Errorf("%s: %w", ns.Name(), err)
 		}
 		if len(wanted) == 0 {
 			return found, nil
 		}
 	}
-	return found, errs
-}
-
-// namespaceID returns the id by which links of ours say that their other end is in the namespace at path;
-// negative if none does.
-func namespaceID(path string) (int, error) {
-	ns, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-	return netlink.GetNetNsIdByFd(int(ns.Fd()))
+	return found, lastErr
 }
