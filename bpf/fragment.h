@@ -54,8 +54,11 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 		return NEXT;
 	}
 	count(STAT_FRAGMENT);
-	if (!to->ifindex)
-		return rewrite(skb, packet, to) ? DROP : NEXT;
+	if (!to->ifindex) {
+		if (rewrite(skb, packet, to))
+			return DROP;
+		return to->flags & FLOW_LOOP ? turn_round(skb, packet->l3) : NEXT;
+	}
 	/* Only between uplinks we are the router. */
 	routed = to->flags & FLOW_REMOTE;
 	if (routed && packet->ttl <= 1)

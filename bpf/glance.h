@@ -88,12 +88,13 @@ static __always_inline bool leaves_for_others(const struct __sk_buff *skb, __u32
 	       !is_snat_port(g.sport) && !may_be_reply(&g.src, FLOW_AT_UPLINK_EGRESS) && !is_service_address(&g.dst);
 }
 
-/* To a pod. */
+/* To a pod. Only masquerading lets a detour end there. */
 static __always_inline bool answers_others(const struct __sk_buff *skb, __u32 l3)
 {
 	struct glance g;
 
-	return glance(skb, l3, &g) && !may_be_reply(&g.src, FLOW_AT_POD_EGRESS);
+	return glance(skb, l3, &g) && !may_be_reply(&g.src, FLOW_AT_POD_EGRESS) &&
+	       !(masquerade_all && (is_snat_port(g.sport) || is_snat_port(g.dport)));
 }
 
 #endif

@@ -47,6 +47,8 @@ static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 		if (verdict != BEGUN)
 			return verdict;
 	}
+	if (s->flow.flags & FLOW_STACK)
+		return send_through_stack(skb, packet, s);
 	count(s->flow.flags & FLOW_REPLY ? STAT_HOST_REPLY : STAT_POD_FORWARD);
 	if (s->flow.flags & FLOW_BRIDGED)
 		return send_bridged(skb, packet, s);
@@ -71,6 +73,12 @@ static __always_inline int pod_egress(struct __sk_buff *skb, __u32 l3)
 	packet = &s->packet;
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
+	if (find_detour(packet, s)) {
+		if (rewrite(skb, packet, &s->flow))
+			return DROP;
+		note_fragment(packet, true, &s->flow, 0);
+		return NEXT;
+	}
 	if (!follow_flow(packet, s, FLOW_AT_POD_EGRESS))
 		return NEXT;
 	if (rewrite(skb, packet, &s->flow))

@@ -96,7 +96,10 @@ static __always_inline const struct frontend *dialled_frontend(struct bpf_sock_a
 	if (host)
 		normalise_loopback(&addr);
 	frontend = find_frontend(&addr, peer->port, protocol);
-	if (!frontend || frontend->flags & FRONTEND_NO_SOCKET || (frontend->flags & FRONTEND_HOST_ONLY && !host))
+	if (!frontend || (frontend->flags & FRONTEND_HOST_ONLY && !host))
+		return NULL;
+	/* To masquerade the node's own connections, nothing needs to be done: they have the node's address. */
+	if (frontend->flags & FRONTEND_NO_SOCKET && !(host && !(frontend->flags & FRONTEND_RANGES)))
 		return NULL;
 	namespace_client(cookie, client);
 	*pool = host || pods_inside ? frontend->inside : frontend->outside;

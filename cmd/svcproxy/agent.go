@@ -350,7 +350,7 @@ func (a *agent) setUplinks() {
 	}
 	var pods []bpf.PodLinkConfig
 	for _, l := range a.local.PodLinks {
-		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
+		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6, NetnsCookie: l.NetnsCookie})
 	}
 	if err := a.datapath.SetLinks(uplinks, pods); err != nil {
 		a.log.Error("attach packet programs", "error", err, "retry", linkRetry)
@@ -372,10 +372,11 @@ func names(uplinks []bpf.UplinkConfig) []string {
 func (a *agent) viewNow() *endpoints.View {
 	balancing, _ := endpoints.ParseBalancing(a.config.Balancing) // validated
 	view := &endpoints.View{
-		Balancing: balancing,
-		Node:      a.object.Name,
-		Zone:      a.object.Zone,
-		NodePorts: a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
+		Balancing:     balancing,
+		Node:          a.object.Name,
+		Zone:          a.object.Zone,
+		MasqueradeAll: a.config.MasqueradeAll(),
+		NodePorts:     a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
 	}
 	for _, addr := range a.object.Addresses {
 		if !slices.ContainsFunc(view.Primary, func(p netip.Addr) bool { return p.Is4() == addr.Is4() }) {

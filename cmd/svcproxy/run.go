@@ -200,7 +200,7 @@ func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {
 	timeouts := c.FlowTimeouts()
 	return bpf.Load(bpf.Options{
 		TCPEstablishedTimeout: timeouts.TCPEstablished, TCPHalfClosedTimeout: timeouts.TCPCloseWait, UDPTimeout: timeouts.UDPStream,
-		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
+		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack", MasqueradeAll: c.MasqueradeAll(),
 		FirstSNATPort: first, LastSNATPort: last, Features: features,
 	})
 }

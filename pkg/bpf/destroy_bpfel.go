@@ -45,6 +45,7 @@ const (
 	destroyVarHostNetnsCookie       = "host_netns_cookie"
 	destroyVarKeepBackend           = "keep_backend"
 	destroyVarKeepSlot              = "keep_slot"
+	destroyVarMasqueradeAll         = "masquerade_all"
 	destroyVarPodsInside            = "pods_inside"
 	destroyVarSnatFirstPort         = "snat_first_port"
 	destroyVarSnatLastPort          = "snat_last_port"
@@ -138,6 +139,7 @@ type destroyVariableSpecs struct {
 	HostNetnsCookie       *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	KeepBackend           *ebpf.VariableSpec `ebpf:"keep_backend"`
 	KeepSlot              *ebpf.VariableSpec `ebpf:"keep_slot"`
+	MasqueradeAll         *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.VariableSpec `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.VariableSpec `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.VariableSpec `ebpf:"snat_last_port"`
@@ -228,6 +230,7 @@ type destroyVariables struct {
 	HostNetnsCookie       *ebpf.Variable `ebpf:"host_netns_cookie"`
 	KeepBackend           *ebpf.Variable `ebpf:"keep_backend"`
 	KeepSlot              *ebpf.Variable `ebpf:"keep_slot"`
+	MasqueradeAll         *ebpf.Variable `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.Variable `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.Variable `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.Variable `ebpf:"snat_last_port"`

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/svcproxy/svcproxy/internal/namespaces"
 )
 
 // Options says how the programs are to be loaded.
@@ -20,6 +22,8 @@ type Options struct {
 	Root       string // a directory on a bpffs, ours alone; made if it is not there
 	PodsInside bool   // a local detector is configured: pods are inside clients (DESIGN D4)
 	ForceStack bool   // --north-south=stack
+	// MasqueradeAll: backends see the node in the place of who dials a ClusterIP.
+	MasqueradeAll bool
 	// ClusterCIDRs are the pods of the cluster, at most one prefix a family: inside clients wherever they
 	// come from.
 	ClusterCIDRs []netip.Prefix
@@ -60,7 +64,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	cookie, err := netnsCookie()
+	cookie, err := namespaces.Cookie()
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +73,7 @@ func Load(opts Options) (*Datapath, error) {
 		"pods_inside":       opts.PodsInside,
 		"cluster_cidrs":     clusterCIDRs(opts.ClusterCIDRs),
 		"force_stack":       opts.ForceStack,
+		"masquerade_all":    opts.MasqueradeAll,
 		"snat_first_port":   opts.FirstSNATPort,
 		"snat_last_port":    opts.LastSNATPort,
 		"have_set_retval":   opts.Features.SetRetval,

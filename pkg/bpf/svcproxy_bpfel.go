@@ -87,6 +87,8 @@ const (
 	svcproxyFlowFlagFLOW_AT_POD_EGRESS     svcproxyFlowFlag = 2048
 	svcproxyFlowFlagFLOW_AT                svcproxyFlowFlag = 3840
 	svcproxyFlowFlagFLOW_OTHER_AT          svcproxyFlowFlag = 61440
+	svcproxyFlowFlagFLOW_STACK             svcproxyFlowFlag = 131072
+	svcproxyFlowFlagFLOW_LOOP              svcproxyFlowFlag = 262144
 )
 
 type svcproxyFrontend struct {
@@ -324,6 +326,7 @@ const (
 	svcproxyVarKeepSocketFlag        = "keep_socket_flag"
 	svcproxyVarKeepStat              = "keep_stat"
 	svcproxyVarKeepVerdict           = "keep_verdict"
+	svcproxyVarMasqueradeAll         = "masquerade_all"
 	svcproxyVarPodsInside            = "pods_inside"
 	svcproxyVarSnatFirstPort         = "snat_first_port"
 	svcproxyVarSnatLastPort          = "snat_last_port"
@@ -436,6 +439,7 @@ type svcproxyVariableSpecs struct {
 	KeepSocketFlag        *ebpf.VariableSpec `ebpf:"keep_socket_flag"`
 	KeepStat              *ebpf.VariableSpec `ebpf:"keep_stat"`
 	KeepVerdict           *ebpf.VariableSpec `ebpf:"keep_verdict"`
+	MasqueradeAll         *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.VariableSpec `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.VariableSpec `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.VariableSpec `ebpf:"snat_last_port"`
@@ -533,6 +537,7 @@ type svcproxyVariables struct {
 	KeepSocketFlag        *ebpf.Variable `ebpf:"keep_socket_flag"`
 	KeepStat              *ebpf.Variable `ebpf:"keep_stat"`
 	KeepVerdict           *ebpf.Variable `ebpf:"keep_verdict"`
+	MasqueradeAll         *ebpf.Variable `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.Variable `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.Variable `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.Variable `ebpf:"snat_last_port"`

@@ -69,7 +69,7 @@ func (c *Config) addServiceFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&p.DetectLocal.InterfaceNamePrefix, "pod-interface-name-prefix", "", "how the names of pods' links begin, for --detect-local-mode=InterfaceNamePrefix")
 	fs.StringSliceVar(&p.NodePortAddresses, "nodeport-addresses", nil, "CIDRs of the node addresses on which NodePorts answer, or primary, all, localhost (default: all; with --proxy-mode=nftables: primary)")
 	fs.BoolVar(p.IPTables.LocalhostNodePorts, "iptables-localhost-nodeports", true, "NodePorts answer on 127.0.0.1 and [::1] of the host as well")
-	fs.BoolVar(&c.flags.masqueradeAll, "masquerade-all", false, "SNAT all traffic to ClusterIPs; not applied yet, the log says so")
+	fs.BoolVar(&c.flags.masqueradeAll, "masquerade-all", false, "backends of ClusterIPs see the node's address in the place of the client's; pods then connect by packets, not at their sockets")
 	period, minimum := c.syncPeriods()
 	fs.DurationVar(&c.flags.syncPeriod, "iptables-sync-period", period.Duration, "how long after a failed write it is tried again, and how often removed programs and pins are looked for")
 	fs.DurationVar(&c.flags.minSyncPeriod, "iptables-min-sync-period", minimum.Duration, "has no effect: changes are written at once")

@@ -147,7 +147,7 @@ type View struct {
 	// NodePorts are the addresses on which NodePorts answer, loopback ones included where wanted; those
 	// serve only processes on the host network.
 	NodePorts []netip.Addr
-	// MasqueradeAll: ClusterIP traffic is SNATed too, which only the packet path can do.
+	// MasqueradeAll: who dials a ClusterIP is SNATed, which only the packet path can do for pods.
 	MasqueradeAll bool
 	// Balancing is that of Services which say nothing; Default is Random.
 	Balancing Balancing
@@ -229,7 +229,8 @@ type Frontend struct {
 	// HostOnly: a loopback address, usually a NodePort's: in any network namespace but the host's it
 	// means that namespace.
 	HostOnly bool
-	// NoSocket: the socket hooks must leave it to the packet path.
+	// NoSocket: the socket hooks must leave it to the packet path; where that is to masquerade, they keep the
+	// node's own connections, which have the node's address.
 	NoSocket bool
 	// SourceRanges of clients that may use it; none: everybody may. Of the frontend's family,
 	// shared between frontends: not to be written.
