@@ -55,7 +55,9 @@ type agent struct {
 	client     kubernetes.Interface // nil with --manifests
 	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
 
-	stale chan struct{} // capacity 1: UDP sockets may be connected to a backend that is gone
+	// Both of capacity 1, told when UDP backends have gone.
+	stale   chan struct{} // sockets may be connected to them
+	tracked chan struct{} // nf_conntrack may lead to them
 
 	// Owned by the loop.
 	consequences *consequences
@@ -126,6 +128,14 @@ func (a *agent) run(ctx context.Context) error {
 		case <-a.retry.C:
 			a.finish(a.reconciler.Retry())
 		}
+	}
+}
+
+// wake tells the reader of a channel of capacity 1 to look.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is about to
 	}
 }
 
@@ -263,10 +273,8 @@ func (a *agent) finish(result reconcile.Result, err error) {
 	}
 	if gone := a.reconciler.Stats().UDPBackendsGone; gone != a.udpGone {
 		a.udpGone = gone
-		select {
-		case a.stale <- struct{}{}:
-		default: // about to be looked for anyway
-		}
+		wake(a.stale)
+		wake(a.tracked)
 	}
 	now := time.Now()
 	for _, f := range families {
@@ -301,6 +309,7 @@ func (a *agent) attach(result reconcile.Result) {
 	}
 	a.countWrites()
 	a.attached = true
+	wake(a.tracked) // what went while nobody looked, or with another proxy
 	a.setUplinks()
 	a.health.SetAwaiting()
 	a.log.Info("serving", "services", result.Services, "writes", result.Writes+pruned.Writes, "nodePortAddresses", a.view.NodePorts)

@@ -122,7 +122,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		client: client,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
 		state: watch.NewState(), health: proxyHealth, metrics: m,
-		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1),
+		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1), tracked: make(chan struct{}, 1),
 	}
 	a.consequences = newConsequences(a, events)
 	defer a.consequences.checks.Close()
@@ -134,6 +134,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })
 	group.Go(func() error { return a.destroySockets(ctx) })
+	group.Go(func() error { return a.cleanConntrack(ctx) })
 	for reason, server := range map[string]health.Server{
 		reasonHealthFailed:  {Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
 		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: statusMux},
