@@ -209,6 +209,7 @@ func (a *agent) apply(changes []watch.Change) {
 	} else {
 		a.view = view
 		a.consequences.checks.SetAddresses(a.policy.ListenAddresses(a.local.Addresses, a.object.Addresses))
+		a.consequences.reconsider(a.reconciler.Service, view)
 	}
 	if view == nil && len(a.changes) == 0 {
 		return
