@@ -95,6 +95,13 @@ nodePortAddresses: [primary]
 	}}, answer); err != nil {
 		t.Errorf("/configz: %v", err)
 	}
+	for path, want := range map[string]string{
+		"/flagz": "\nconfig:" + file + "\n", "/statusz": "\nBinary version: ", "/metrics/slis": "\nprocess_start_time_seconds ",
+	} {
+		if code, body, err := a.get(t.Context(), "127.0.0.1:10249", path); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, error %v: no %q in %s", path, code, err, want, body)
+		}
+	}
 	for _, line := range []string{`unknown field \"unheardOf\"`, "--healthz-bind-address: ignored"} {
 		if n := strings.Count(a.log.String(), line); n != 1 {
 			t.Errorf("%d lines of the log say %s, want 1", n, line)

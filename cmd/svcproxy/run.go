@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -61,7 +62,9 @@ first full sync is in the kernel.
 			case c.InitOnly:
 				return initOnly(c, log)
 			}
-			return run(cmd.Context(), c, log)
+			flags := make(map[string]string)
+			cmd.Flags().VisitAll(func(f *pflag.Flag) { flags[f.Name] = f.Value.String() })
+			return run(cmd.Context(), c, flags, log)
 		},
 	}
 	c.AddFlags(cmd.Flags())
@@ -69,8 +72,8 @@ first full sync is in the kernel.
 }
 
 // run builds the chain watch → model → reconciler → kernel and serves until ctx is done. It leaves the
-// kernel as it is: the data path works without us.
-func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
+// kernel as it is: the data path works without us. Flags are shown to who asks.
+func run(ctx context.Context, c *config.Config, flags map[string]string, log *slog.Logger) error {
 	log.Info("starting", "version", version, "revision", revision(), "node", c.Node)
 	policy, err := node.ParseNodePortPolicy(c.Proxy.NodePortAddresses)
 	if err != nil {
@@ -110,8 +113,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
 	}
-	statusMux := m.NewMux(c.Proxy.EnableProfiling, log)
-	statusMux.HandleFunc("/configz", metrics.JSON(configz))
+	pages := metrics.Pages{Configz: configz, Flags: flags, Version: version, Profiling: c.Proxy.EnableProfiling}
 
 	group, ctx := errgroup.WithContext(ctx)
 	client, events, err := connect(ctx, c, log)
@@ -137,7 +139,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	group.Go(func() error { return a.cleanConntrack(ctx) })
 	for reason, server := range map[string]health.Server{
 		reasonHealthFailed:  {Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
-		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: statusMux},
+		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: m.NewMux(pages, log)},
 	} {
 		server.HardFail, server.Log = c.Proxy.BindAddressHardFail, log
 		group.Go(func() error {
