@@ -222,3 +222,27 @@ func TestConfigNodeCIDR(t *testing.T) {
 		t.Errorf("with podCIDRs: %v", err)
 	}
 }
+
+// Families that do not go together: what works all the same is a line of the log, what kube-proxy does not start
+// with is an error (parity 8).
+func TestConfigFamilies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Options{})
+	node := nodeObject(w.a)
+	node.Spec.PodCIDRs = []string{"fd44:1::/64"}
+	manifest(t, w.dir, "node.yaml", node)
+	if err := os.Remove(filepath.Join(w.dir, "nodes.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w.start(t, []string{"--cluster-cidr=fd44::/16"}, w.a)
+	w.agents[0].stop(t)
+	for _, want := range []string{"cluster is IPv4-primary but clusterCIDR", "cluster is IPv4-primary but node.spec.podCIDRs", "nodePortAddresses, --nodeport-addresses is unset"} {
+		if n := strings.Count(w.agents[0].log.String(), want); n != 1 {
+			t.Errorf("%d lines of the log say %s, want 1", n, want)
+		}
+	}
+	a := launchAgent(t, w.a, "--manifests", w.dir, "--detect-local-mode=NodeCIDR")
+	if text := a.ended(t); !strings.Contains(text, "svcproxy: configuration: cluster is IPv4-primary but node.spec.podCIDRs contains only IPv6 addresses") {
+		t.Errorf("it ended with\n%s", text)
+	}
+}

@@ -98,7 +98,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.state.Changed():
-			a.take()
+			if err := a.take(); err != nil {
+				return err
+			}
 			continue
 		default:
 		}
@@ -113,11 +115,15 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.state.Changed():
-			a.take()
+			if err := a.take(); err != nil {
+				return err
+			}
 		case state := <-a.links.States():
 			a.local = &state
 			before := a.attached
-			a.apply(nil)
+			if err := a.apply(nil); err != nil {
+				return err
+			}
 			if before { // else the first pass has done it, or will
 				a.setUplinks()
 			}
@@ -156,7 +162,7 @@ func (a *agent) watchLinks(ctx context.Context) {
 }
 
 // take takes what the sources have, and applies it.
-func (a *agent) take() {
+func (a *agent) take() error {
 	update := a.state.Take()
 	a.countChanges()
 	if update.Node != nil {
@@ -171,7 +177,7 @@ func (a *agent) take() {
 			a.log.Error("addresses of the Service ranges that nobody has may leave the node", "error", err)
 		}
 	}
-	a.apply(update.Changes)
+	return a.apply(update.Changes)
 }
 
 // setNode takes what the Node object says now.
@@ -196,12 +202,21 @@ func (a *agent) awaitsPodCIDRs(object *watch.Node) bool {
 }
 
 // apply writes changes, and what a changed node means for all Services. Before everything is known that
-// the first answer depends on, changes are kept.
-func (a *agent) apply(changes []watch.Change) {
+// the first answer depends on, changes are kept. The error is of a node that we are not for.
+func (a *agent) apply(changes []watch.Change) error {
 	a.changes = append(a.changes, changes...)
 	if awaiting := a.awaiting(); len(awaiting) > 0 {
 		a.health.SetAwaiting(awaiting...)
-		return
+		return nil
+	}
+	if a.view == nil {
+		warnings, err := a.config.CheckFamilies(a.object.Addresses, a.object.PodCIDRs, bpf.HaveIPv6())
+		for _, w := range warnings {
+			a.log.Warn("configuration", "problem", w)
+		}
+		if err != nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
 	}
 	view := a.viewNow()
 	if a.view != nil && a.view.Equal(view) {
@@ -212,7 +227,7 @@ func (a *agent) apply(changes []watch.Change) {
 		a.consequences.reconsider(a.reconciler.Service, view)
 	}
 	if view == nil && len(a.changes) == 0 {
-		return
+		return nil
 	}
 	wanted := make([]reconcile.Change, len(a.changes))
 	a.triggers = a.triggers[:0]
@@ -230,6 +245,7 @@ func (a *agent) apply(changes []watch.Change) {
 	}
 	a.finish(a.reconciler.Apply(view, wanted))
 	a.metrics.ObserveSync(view != nil, time.Since(now))
+	return nil
 }
 
 func (a *agent) awaiting() []string {

@@ -40,8 +40,12 @@ first full sync is in the kernel.
   svcproxy run --manifests ./manifests      Services and EndpointSlices from YAML files, no API server`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.Version {
+			switch c.Version {
+			case config.VersionTrue:
 				newVersionCommand().Run(cmd, nil)
+				return nil
+			case config.VersionRaw:
+				fmt.Fprintf(cmd.OutOrStdout(), "%#v\n", rawVersion())
 				return nil
 			}
 			if err := c.Complete(cmd.Flags()); err != nil {

@@ -24,8 +24,9 @@ type Config struct {
 
 	File    string // --config
 	WriteTo string // --write-config-to: write the configuration there and end
-	// Cleanup, InitOnly: do that and end. Version: print it and end.
-	Cleanup, InitOnly, Version bool
+	// Cleanup, InitOnly: do that and end.
+	Cleanup, InitOnly bool
+	Version           VersionFlag // print it and end
 
 	Master     string
 	CgroupRoot string   // "": found
@@ -56,6 +57,7 @@ func New() *Config {
 		BPFRoot:    "/sys/fs/bpf/svcproxy",
 		NorthSouth: "auto",
 		SNATPorts:  "11000-29999",
+		Version:    "false",
 	}
 	setDefaults(&c.Proxy)
 	return c
