@@ -242,7 +242,9 @@ func TestConfigFamilies(t *testing.T) {
 		}
 	}
 	a := launchAgent(t, w.a, "--manifests", w.dir, "--detect-local-mode=NodeCIDR")
-	if text := a.ended(t); !strings.Contains(text, "svcproxy: configuration: cluster is IPv4-primary but node.spec.podCIDRs contains only IPv6 addresses") {
-		t.Errorf("it ended with\n%s", text)
+	// Its programs are loaded before it knows the Node object: on a machine with other things to do that takes long.
+	err := a.Wait(t.Context())
+	if text := a.log.String(); err == nil || !strings.Contains(text, "svcproxy: configuration: cluster is IPv4-primary but node.spec.podCIDRs contains only IPv6 addresses") {
+		t.Errorf("it ended with %v\n%s", err, text)
 	}
 }
