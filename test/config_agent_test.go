@@ -95,6 +95,13 @@ nodePortAddresses: [primary]
 	}}, answer); err != nil {
 		t.Errorf("/configz: %v", err)
 	}
+	for path, want := range map[string]string{
+		"/flagz": "\nconfig:" + file + "\n", "/statusz": "\nBinary version: ", "/metrics/slis": "\nprocess_start_time_seconds ",
+	} {
+		if code, body, err := a.get(t.Context(), "127.0.0.1:10249", path); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, error %v: no %q in %s", path, code, err, want, body)
+		}
+	}
 	for _, line := range []string{`unknown field \"unheardOf\"`, "--healthz-bind-address: ignored"} {
 		if n := strings.Count(a.log.String(), line); n != 1 {
 			t.Errorf("%d lines of the log say %s, want 1", n, line)
@@ -213,5 +220,31 @@ func TestConfigNodeCIDR(t *testing.T) {
 	manifest(t, w.dir, "node.yaml", node)
 	if err := a.ready(t.Context()); err != nil {
 		t.Errorf("with podCIDRs: %v", err)
+	}
+}
+
+// Families that do not go together: what works all the same is a line of the log, what kube-proxy does not start
+// with is an error (parity 8).
+func TestConfigFamilies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Options{})
+	node := nodeObject(w.a)
+	node.Spec.PodCIDRs = []string{"fd44:1::/64"}
+	manifest(t, w.dir, "node.yaml", node)
+	if err := os.Remove(filepath.Join(w.dir, "nodes.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w.start(t, []string{"--cluster-cidr=fd44::/16"}, w.a)
+	w.agents[0].stop(t)
+	for _, want := range []string{"cluster is IPv4-primary but clusterCIDR", "cluster is IPv4-primary but node.spec.podCIDRs", "nodePortAddresses, --nodeport-addresses is unset"} {
+		if n := strings.Count(w.agents[0].log.String(), want); n != 1 {
+			t.Errorf("%d lines of the log say %s, want 1", n, want)
+		}
+	}
+	a := launchAgent(t, w.a, "--manifests", w.dir, "--detect-local-mode=NodeCIDR")
+	// Its programs are loaded before it knows the Node object: on a machine with other things to do that takes long.
+	err := a.Wait(t.Context())
+	if text := a.log.String(); err == nil || !strings.Contains(text, "svcproxy: configuration: cluster is IPv4-primary but node.spec.podCIDRs contains only IPv6 addresses") {
+		t.Errorf("it ended with %v\n%s", err, text)
 	}
 }

@@ -143,7 +143,7 @@ func TestCleanup(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, ports := attached(t, node), reservedPorts(t, node)
-	for range 2 {
+	for _, cleanup := range [][]string{{"cleanup"}, {"run", "--cleanup"}} {
 		a := startAgent(t, node, "--manifests", dir)
 		for _, addr := range webAddrs() {
 			answered(t, node.Pods[1], "tcp", addr, c.Nodes[0].Pods[0].Name, c.Nodes[1].Pods[0].Name)
@@ -164,7 +164,7 @@ func TestCleanup(t *testing.T) {
 		a.stop(t)
 
 		for range 2 { // the second finds nothing, which is no error
-			command(t, node, "cleanup")
+			command(t, node, cleanup...)
 			if diff := cmp.Diff(before, attached(t, node)); diff != "" {
 				t.Errorf("programs and qdiscs (-before +after):\n%s", diff)
 			}

@@ -57,7 +57,10 @@ type agent struct {
 	client     kubernetes.Interface // nil with --manifests
 	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
 
-	stale     chan struct{}  // capacity 1: UDP sockets may be connected to a backend that is gone
+	// Both of capacity 1, told when UDP backends have gone.
+	stale   chan struct{} // sockets may be connected to them
+	tracked chan struct{} // nf_conntrack may lead to them
+
 	auditRead chan error     // capacity 1: the audit has read what it reads on its own
 	checkNow  chan os.Signal // somebody wants to see what is looked at now and then
 
@@ -105,7 +108,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.state.Changed():
-			a.take()
+			if err := a.take(); err != nil {
+				return err
+			}
 			continue
 		default:
 		}
@@ -124,7 +129,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.state.Changed():
-			a.take()
+			if err := a.take(); err != nil {
+				return err
+			}
 		case <-a.mend.C:
 			if err := a.mendPins(); err != nil {
 				return err
@@ -141,7 +148,9 @@ func (a *agent) run(ctx context.Context) error {
 		case state := <-a.links.States():
 			a.local = &state
 			before := a.attached
-			a.apply(nil)
+			if err := a.apply(nil); err != nil {
+				return err
+			}
 			if before { // else the first pass has done it, or will
 				a.setUplinks()
 			}
@@ -152,6 +161,14 @@ func (a *agent) run(ctx context.Context) error {
 		case <-a.retry.C:
 			a.finish(a.reconciler.Retry())
 		}
+	}
+}
+
+// wake tells the reader of a channel of capacity 1 to look.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is about to
 	}
 }
 
@@ -172,7 +189,7 @@ func (a *agent) watchLinks(ctx context.Context) {
 }
 
 // take takes what the sources have, and applies it.
-func (a *agent) take() {
+func (a *agent) take() error {
 	update := a.state.Take()
 	a.countChanges()
 	if update.Node != nil {
@@ -187,7 +204,7 @@ func (a *agent) take() {
 			a.log.Error("addresses of the Service ranges that nobody has may leave the node", "error", err)
 		}
 	}
-	a.apply(update.Changes)
+	return a.apply(update.Changes)
 }
 
 // setNode takes what the Node object says now.
@@ -212,12 +229,21 @@ func (a *agent) awaitsPodCIDRs(object *watch.Node) bool {
 }
 
 // apply writes changes, and what a changed node means for all Services. Before everything is known that
-// the first answer depends on, changes are kept.
-func (a *agent) apply(changes []watch.Change) {
+// the first answer depends on, changes are kept. The error is of a node that we are not for.
+func (a *agent) apply(changes []watch.Change) error {
 	a.changes = append(a.changes, changes...)
 	if awaiting := a.awaiting(); len(awaiting) > 0 {
 		a.health.SetAwaiting(awaiting...)
-		return
+		return nil
+	}
+	if a.view == nil {
+		warnings, err := a.config.CheckFamilies(a.object.Addresses, a.object.PodCIDRs, bpf.HaveIPv6())
+		for _, w := range warnings {
+			a.log.Warn("configuration", "problem", w)
+		}
+		if err != nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
 	}
 	view := a.viewNow()
 	if a.view != nil && a.view.Equal(view) {
@@ -225,9 +251,10 @@ func (a *agent) apply(changes []watch.Change) {
 	} else {
 		a.view = view
 		a.consequences.checks.SetAddresses(a.policy.ListenAddresses(a.local.Addresses, a.object.Addresses))
+		a.consequences.reconsider(a.reconciler.Service, view)
 	}
 	if view == nil && len(a.changes) == 0 {
-		return
+		return nil
 	}
 	wanted := make([]reconcile.Change, len(a.changes))
 	a.triggers = a.triggers[:0]
@@ -245,6 +272,7 @@ func (a *agent) apply(changes []watch.Change) {
 	}
 	a.finish(a.reconciler.Apply(view, wanted))
 	a.metrics.ObserveSync(view != nil, time.Since(now))
+	return nil
 }
 
 func (a *agent) awaiting() []string {
@@ -289,10 +317,8 @@ func (a *agent) finish(result reconcile.Result, err error) {
 	}
 	if gone := a.reconciler.Stats().UDPBackendsGone; gone != a.udpGone {
 		a.udpGone = gone
-		select {
-		case a.stale <- struct{}{}:
-		default: // about to be looked for anyway
-		}
+		wake(a.stale)
+		wake(a.tracked)
 	}
 	now := time.Now()
 	for _, f := range families {
@@ -327,6 +353,7 @@ func (a *agent) attach(result reconcile.Result) {
 	}
 	a.countWrites()
 	a.attached = true
+	wake(a.tracked) // what went while nobody looked, or with another proxy
 	a.setUplinks()
 	a.mend.Reset(a.config.SyncPeriod())
 	a.scheduleAudit()

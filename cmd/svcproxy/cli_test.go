@@ -93,6 +93,17 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// --version of run is as kube-proxy's: a bool, or raw.
+func TestVersionFlag(t *testing.T) {
+	_, plain, _ := execute(t, exec.Command(binary, "version"))
+	for arg, want := range map[string]string{"--version": plain, "--version=true": plain, "--version=raw": "version.Info{Major:\"\", "} {
+		code, stdout, stderr := execute(t, exec.Command(binary, "run", arg))
+		if code != 0 || !strings.HasPrefix(stdout, want) || strings.Count(stdout, "\n") != 1 || stderr != "" {
+			t.Errorf("%s: exit code %d, %q, stderr %q; want %q", arg, code, stdout, stderr, want)
+		}
+	}
+}
+
 func TestWrongCommandLines(t *testing.T) {
 	absent := filepath.Join(t.TempDir(), "absent")
 	for _, test := range []struct{ name, args, want string }{

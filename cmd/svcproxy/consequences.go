@@ -75,6 +75,15 @@ func (c *consequences) expect(change watch.Change, view *endpoints.View) {
 	c.pending[change.Name] = with
 }
 
+// reconsider expects anew of all Services that are concerned, for view is another one. Last is what the
+// reconciler was last told of a Service.
+func (c *consequences) reconsider(last func(endpoints.ObjectName) (*endpoints.Service, []*endpoints.Slice), view *endpoints.View) {
+	for name := range c.concerned {
+		service, slices := last(name)
+		c.expect(watch.Change{Name: name, Service: service, Slices: slices}, view)
+	}
+}
+
 // conclude is called when a pass has succeeded for all Services but those held. It says to whom it may
 // concern what they wait for (R-11.11: only then).
 func (c *consequences) conclude(held []endpoints.ObjectName) {

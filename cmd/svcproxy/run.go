@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -43,8 +44,12 @@ What others change or remove in the kernel is put back: programs and pins as oft
   svcproxy run --manifests ./manifests      Services and EndpointSlices from YAML files, no API server`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.Version {
+			switch c.Version {
+			case config.VersionTrue:
 				newVersionCommand().Run(cmd, nil)
+				return nil
+			case config.VersionRaw:
+				fmt.Fprintf(cmd.OutOrStdout(), "%#v\n", rawVersion())
 				return nil
 			}
 			if err := c.Complete(cmd.Flags()); err != nil {
@@ -65,7 +70,9 @@ What others change or remove in the kernel is put back: programs and pins as oft
 			case c.InitOnly:
 				return initOnly(cmd.Context(), c, log)
 			}
-			return run(cmd.Context(), c, log)
+			flags := make(map[string]string)
+			cmd.Flags().VisitAll(func(f *pflag.Flag) { flags[f.Name] = f.Value.String() })
+			return run(cmd.Context(), c, flags, log)
 		},
 	}
 	c.AddFlags(cmd.Flags())
@@ -73,8 +80,8 @@ What others change or remove in the kernel is put back: programs and pins as oft
 }
 
 // run builds the chain watch → model → reconciler → kernel and serves until ctx is done. It leaves the
-// kernel as it is: the data path works without us.
-func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
+// kernel as it is: the data path works without us. Flags are shown to who asks.
+func run(ctx context.Context, c *config.Config, flags map[string]string, log *slog.Logger) error {
 	log.Info("starting", "version", version, "revision", revision(), "node", c.Node)
 	policy, err := node.ParseNodePortPolicy(c.Proxy.NodePortAddresses)
 	if err != nil {
@@ -119,8 +126,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
 	}
-	statusMux := m.NewMux(c.Proxy.EnableProfiling, log)
-	statusMux.HandleFunc("/configz", metrics.JSON(configz))
+	pages := metrics.Pages{Configz: configz, Flags: flags, Version: version, Profiling: c.Proxy.EnableProfiling}
 
 	group, ctx := errgroup.WithContext(ctx)
 	client, events, err := connect(ctx, c, log)
@@ -131,7 +137,8 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		client: client, claim: claim,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
 		state: watch.NewState(), health: proxyHealth, metrics: m,
-		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1), auditRead: make(chan error, 1), checkNow: make(chan os.Signal, 1),
+		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1), tracked: make(chan struct{}, 1),
+		auditRead: make(chan error, 1), checkNow: make(chan os.Signal, 1),
 	}
 	signal.Notify(a.checkNow, unix.SIGUSR1)
 	defer signal.Stop(a.checkNow)
@@ -145,9 +152,10 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })
 	group.Go(func() error { return a.destroySockets(ctx) })
+	group.Go(func() error { return a.cleanConntrack(ctx) })
 	for reason, server := range map[string]health.Server{
 		reasonHealthFailed:  {Name: "health", Address: c.Proxy.HealthzBindAddress, Handler: proxyHealth.Handler()},
-		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: statusMux},
+		reasonMetricsFailed: {Name: "metrics", Address: c.Proxy.MetricsBindAddress, Handler: m.NewMux(pages, log)},
 	} {
 		server.HardFail, server.Log = c.Proxy.BindAddressHardFail, log
 		group.Go(func() error {

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+	apiversion "k8s.io/apimachinery/pkg/version"
 )
 
 // version is set by the linker for releases.
@@ -20,6 +21,12 @@ func revision() string {
 		}
 	}
 	return "unknown"
+}
+
+// rawVersion is the version as --version=raw of Kubernetes' commands prints it.
+func rawVersion() apiversion.Info {
+	return apiversion.Info{GitVersion: version, GitCommit: revision(), GoVersion: runtime.Version(), Compiler: runtime.Compiler,
+		Platform: runtime.GOOS + "/" + runtime.GOARCH}
 }
 
 func newVersionCommand() *cobra.Command {

@@ -19,13 +19,18 @@ type Features struct {
 
 // ProbeFeatures asks the kernel.
 func ProbeFeatures() Features {
-	_, err := os.Stat("/proc/net/if_inet6")
 	return Features{
 		SetRetval:   features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil,
 		CoarseClock: features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) == nil,
 		TCX:         haveTCX(),
-		IPv6:        err == nil,
+		IPv6:        HaveIPv6(),
 	}
+}
+
+// HaveIPv6 reports whether the kernel has IPv6 sockets.
+func HaveIPv6() bool {
+	_, err := os.Stat("/proc/net/if_inet6")
+	return err == nil
 }
 
 // LogValue says what was chosen.

@@ -24,8 +24,9 @@ type Config struct {
 
 	File    string // --config
 	WriteTo string // --write-config-to: write the configuration there and end
-	// Cleanup, InitOnly: do that and end. Version: print it and end.
-	Cleanup, InitOnly, Version bool
+	// Cleanup, InitOnly: do that and end.
+	Cleanup, InitOnly bool
+	Version           VersionFlag // print it and end
 
 	Master     string
 	CgroupRoot string   // "": found
@@ -60,6 +61,7 @@ func New() *Config {
 		NorthSouth: "auto",
 		Balancing:  "random",
 		SNATPorts:  "11000-29999",
+		Version:    "false",
 
 		AuditPeriod: time.Hour,
 	}

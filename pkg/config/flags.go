@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -37,8 +39,37 @@ func (c *Config) addCommandFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.WriteTo, "write-config-to", "", "write the configuration, with its defaults, to this file and end")
 	fs.BoolVar(&c.Cleanup, "cleanup", false, "remove all that is ours from the node and end: svcproxy cleanup")
 	fs.BoolVar(&c.InitOnly, "init-only", false, "load the programs and set the sysctls, which may need more rights than serving, and end")
-	fs.BoolVar(&c.Version, "version", false, "print the version and end")
+	fs.Var(&c.Version, "version", "print the version and end; raw: all there is to say of it")
+	fs.Lookup("version").NoOptDefVal = string(VersionTrue)
 }
+
+// VersionFlag is kube-proxy's --version: a bool, or the word raw.
+type VersionFlag string
+
+const (
+	VersionTrue VersionFlag = "true"
+	VersionRaw  VersionFlag = "raw"
+)
+
+// String implements pflag.Value.
+func (v *VersionFlag) String() string { return string(*v) }
+
+// Set implements pflag.Value.
+func (v *VersionFlag) Set(text string) error {
+	if text == string(VersionRaw) {
+		*v = VersionRaw
+		return nil
+	}
+	wanted, err := strconv.ParseBool(text)
+	if err != nil {
+		return errors.New("not true, false or raw")
+	}
+	*v = VersionFlag(strconv.FormatBool(wanted))
+	return nil
+}
+
+// Type implements pflag.Value.
+func (v *VersionFlag) Type() string { return "version" }
 
 func (c *Config) addServerFlags(fs *pflag.FlagSet) {
 	p := &c.Proxy

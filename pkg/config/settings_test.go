@@ -29,6 +29,8 @@ var settings = []struct {
 	{"cleanup", "", "true", honoured},
 	{"init-only", "", "true", honoured},
 	{"version", "", "true", honoured},
+	{"version", "", "raw", honoured},
+	{"version", "", "v1.2.3", refused},
 	{"master", "", "https://192.0.2.1", honoured},
 	{"healthz-port", "", "0", honoured},
 	{"metrics-port", "", "0", honoured},

@@ -1,6 +1,7 @@
-// Package conntrack sets the kernel's own connection tracking as kube-proxy does: our data path does without
-// it, but what passes through the node beside us (a CNI's masquerading, kubelet, firewalls) counts on the
-// limits and timeouts that kube-proxy's settings give it.
+// Package conntrack looks after the kernel's own connection tracking as kube-proxy does: our data path does
+// without it, but what passes through the node beside us (a CNI's masquerading, kubelet, firewalls) counts on
+// the limits and timeouts that kube-proxy's settings give it, and what it remembers of kube-proxy's
+// rules goes on when these have gone.
 package conntrack
 
 import (

@@ -22,6 +22,8 @@ type Metrics struct {
 	endpointChanges              changes
 	serviceChanges               changes
 	noLocalEndpoints             *prometheus.GaugeVec
+	conntrack                    *prometheus.HistogramVec
+	conntrackDeleted             *prometheus.CounterVec
 	healthz, livez               *prometheus.CounterVec
 	tableWrites, rejectedObjects *prometheus.CounterVec
 	drift                        *prometheus.CounterVec
@@ -52,6 +54,8 @@ func New(version, revision string) *Metrics {
 	m.endpointChanges = m.changes("endpoint", "EndpointSlices")
 	m.serviceChanges = m.changes("service", "Services")
 	m.noLocalEndpoints = m.gauges("kubeproxy_sync_proxy_rules_no_local_endpoints_total", "Service ports with a Local traffic policy and no endpoint on this node.", "traffic_policy", "ip_family")
+	m.conntrack = m.histogram("kubeproxy_conntrack_reconciler_sync_duration_seconds", "Time to look through nf_conntrack for stale UDP entries, in seconds.", syncBuckets)
+	m.conntrackDeleted = m.counters("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale UDP entries deleted from nf_conntrack.", "ip_family")
 	m.healthz = m.counters("kubeproxy_proxy_healthz_total", "Answers to /healthz by HTTP status.", "code")
 	m.livez = m.counters("kubeproxy_proxy_livez_total", "Answers to /livez by HTTP status.", "code")
 
@@ -154,6 +158,13 @@ const (
 // NoLocalEndpoints says how many Service ports have the policy Local and no endpoint here.
 func (m *Metrics) NoLocalEndpoints(policy TrafficPolicy, family corev1.IPFamily, ports int) {
 	m.noLocalEndpoints.WithLabelValues(string(policy), string(family)).Set(float64(ports))
+}
+
+// ConntrackReconciled says how long it took to look through a family's entries of nf_conntrack, and how many
+// of them were deleted.
+func (m *Metrics) ConntrackReconciled(family corev1.IPFamily, d time.Duration, deleted int) {
+	m.conntrack.WithLabelValues(string(family)).Observe(d.Seconds())
+	m.conntrackDeleted.WithLabelValues(string(family)).Add(float64(deleted))
 }
 
 // HealthAnswered counts an answer to /healthz or /livez; the signature is that of health.Options.Answered.

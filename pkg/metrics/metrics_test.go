@@ -39,6 +39,9 @@ func newUsed() (*Metrics, *datapath) {
 	m.ServiceChanges(7, 4)
 	m.NoLocalEndpoints(InternalPolicy, corev1.IPv4Protocol, 2)
 	m.NoLocalEndpoints(ExternalPolicy, corev1.IPv6Protocol, 1)
+	m.ConntrackReconciled(corev1.IPv4Protocol, 3*time.Millisecond, 2)
+	m.ConntrackReconciled(corev1.IPv4Protocol, 3*time.Millisecond, 0)
+	m.ConntrackReconciled(corev1.IPv6Protocol, 3*time.Millisecond, 0)
 	m.HealthAnswered("/healthz", 503)
 	m.HealthAnswered("/healthz", 200)
 	m.HealthAnswered("/livez", 200)
@@ -99,6 +102,10 @@ func describe(family *dto.MetricFamily) string {
 func TestValues(t *testing.T) {
 	m, _ := newUsed()
 	want := `
+# HELP kubeproxy_conntrack_reconciler_deleted_entries_total Stale UDP entries deleted from nf_conntrack.
+# TYPE kubeproxy_conntrack_reconciler_deleted_entries_total counter
+kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 2
+kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv6"} 0
 # HELP kubeproxy_proxy_healthz_total Answers to /healthz by HTTP status.
 # TYPE kubeproxy_proxy_healthz_total counter
 kubeproxy_proxy_healthz_total{code="200"} 1
@@ -164,12 +171,15 @@ svcproxy_table_writes_total{table="slots"} 13
 	}
 }
 
-// A full pass and a partial one are told apart, and both count as passes.
+// A full pass and a partial one are told apart, and both count as passes. Passes over nf_conntrack are others.
 func TestObserveSync(t *testing.T) {
 	m := New("", "")
 	m.ObserveSync(true, 5*time.Millisecond)
 	m.ObserveSync(false, time.Millisecond)
 	m.ObserveSync(false, 3*time.Millisecond)
+	for _, f := range families {
+		m.ConntrackReconciled(f, 7*time.Millisecond, 0)
+	}
 	gathered, err := m.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -185,6 +195,7 @@ func TestObserveSync(t *testing.T) {
 	want := map[string]string{}
 	for _, f := range []string{" IPv4", " IPv6"} {
 		want["kubeproxy_sync_proxy_rules_duration_seconds"+f] = "3 0.009"
+		want["kubeproxy_conntrack_reconciler_sync_duration_seconds"+f] = "1 0.007"
 		want["kubeproxy_sync_full_proxy_rules_duration_seconds"+f] = "1 0.005"
 		want["kubeproxy_sync_partial_proxy_rules_duration_seconds"+f] = "2 0.004"
 	}

@@ -24,7 +24,7 @@ func TestRestClient(t *testing.T) {
 	if err := client.RESTClient().Get().AbsPath("/here").Do(context.Background()).Error(); err == nil {
 		t.Fatal("no error from a teapot")
 	}
-	response, body := get(t, serve(t, New("v1", "r"), false, slog.New(slog.DiscardHandler))+"/metrics")
+	response, body := get(t, serve(t, New("v1", "r"), Pages{}, slog.New(slog.DiscardHandler))+"/metrics")
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("%s: %s", response.Status, body)
 	}
@@ -42,10 +42,9 @@ func TestRestClient(t *testing.T) {
 	}
 }
 
-func TestJSON(t *testing.T) {
-	w := httptest.NewRecorder()
-	JSON([]byte(`{"a":1}`))(w, httptest.NewRequest(http.MethodGet, "/configz", nil))
-	if got := w.Header().Get("Content-Type") + " " + w.Header().Get("X-Content-Type-Options") + " " + w.Body.String(); got != `application/json nosniff {"a":1}` {
+func TestConfigzPage(t *testing.T) {
+	response, body := get(t, serve(t, New("", ""), Pages{Configz: []byte(`{"a":1}`)}, quiet)+"/configz")
+	if got := response.Header.Get("Content-Type") + " " + response.Header.Get("X-Content-Type-Options") + " " + body; got != `application/json nosniff {"a":1}` {
 		t.Error(got)
 	}
 }

@@ -8,22 +8,39 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/component-base/metrics/prometheus/slis"
 )
 
+// Pages is what the metrics port says beside the metrics.
+type Pages struct {
+	Configz   []byte            // JSON
+	Flags     map[string]string // by name
+	Version   string
+	Profiling bool
+}
+
 // NewMux returns the paths of the metrics port (by default 127.0.0.1:10249), for a health.Server to serve.
-// To be called once. Callers may add paths.
-func (m *Metrics) NewMux(profiling bool, log *slog.Logger) *http.ServeMux {
+// To be called once.
+func (m *Metrics) NewMux(p Pages, log *slog.Logger) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, restClient{}}, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, // one unreadable map must not hide everything else
 		ErrorLog:      errorLog{log},
 		Registry:      m.registry, // counts those errors
 	}))
+	slis.SLIMetricsWithReset{}.Install(mux) // /metrics/slis
 	// Says nothing of the data path: that is the health port's.
-	mux.HandleFunc("/healthz", text("ok"))
+	ok := text("ok")
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		_ = slis.ObserveHealthcheck(r.Context(), "ping", "healthz", slis.Success) // has no error to return
+		ok(w, r)
+	})
 	// Never iptables: tools that see that look for iptables' counters.
 	mux.HandleFunc("/proxyMode", text("ebpf"))
-	if profiling {
+	mux.HandleFunc("/configz", fixed("application/json", p.Configz))
+	mux.Handle("/flagz", flagz(p.Flags))
+	mux.Handle("/statusz", statusz(p.Version, []string{"/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"}))
+	if p.Profiling {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -35,9 +52,6 @@ func (m *Metrics) NewMux(profiling bool, log *slog.Logger) *http.ServeMux {
 
 // text answers with body, without a newline as kube-proxy does.
 func text(body string) http.HandlerFunc { return fixed("text/plain; charset=utf-8", []byte(body)) }
-
-// JSON answers with body; for the path /configz.
-func JSON(body []byte) http.HandlerFunc { return fixed("application/json", body) }
 
 func fixed(contentType string, body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {

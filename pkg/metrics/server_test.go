@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-func serve(t testing.TB, m *Metrics, profiling bool, log *slog.Logger) string {
+func serve(t testing.TB, m *Metrics, p Pages, log *slog.Logger) string {
 	t.Helper()
-	server := httptest.NewServer(m.NewMux(profiling, log))
+	server := httptest.NewServer(m.NewMux(p, log))
 	t.Cleanup(server.Close)
 	return server.URL
 }
@@ -35,7 +35,7 @@ func get(t testing.TB, url string) (*http.Response, string) {
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestTexts(t *testing.T) {
-	url := serve(t, New("", ""), false, quiet)
+	url := serve(t, New("", ""), Pages{}, quiet)
 	for path, want := range map[string]string{"/healthz": "ok", "/proxyMode": "ebpf"} {
 		resp, body := get(t, url+path)
 		if resp.StatusCode != 200 || body != want {
@@ -49,7 +49,7 @@ func TestTexts(t *testing.T) {
 
 func TestProfilingOnlyWhenAsked(t *testing.T) {
 	for profiling, want := range map[bool]int{false: 404, true: 200} {
-		url := serve(t, New("", ""), profiling, quiet)
+		url := serve(t, New("", ""), Pages{Profiling: profiling}, quiet)
 		for _, path := range []string{"/debug/pprof/", "/debug/pprof/goroutine?debug=1", "/debug/pprof/cmdline"} {
 			if resp, _ := get(t, url+path); resp.StatusCode != want {
 				t.Errorf("profiling %t, %s: %d, want %d", profiling, path, resp.StatusCode, want)
@@ -62,7 +62,7 @@ func TestProfilingOnlyWhenAsked(t *testing.T) {
 func TestScrape(t *testing.T) {
 	m, d := newUsed()
 	var logs bytes.Buffer
-	url := serve(t, m, false, slog.New(slog.NewTextHandler(&logs, nil)))
+	url := serve(t, m, Pages{}, slog.New(slog.NewTextHandler(&logs, nil)))
 	scrape := func(what string, wants map[string]bool) {
 		t.Helper()
 		resp, body := get(t, url+"/metrics")

@@ -54,6 +54,7 @@ type snapshot struct {
 	links  []netlink.Link
 	addrs  []netlink.Addr  // of all links; those of one link in the kernel's order
 	routes []netlink.Route // unicast, of all tables
+	locals []netip.Prefix  // that routes of others than the kernel make local (AnyIP)
 	// bridgeFilter: bridged packets pass netfilter (br_netfilter's bridge-nf-call-iptables).
 	bridgeFilter bool
 }
@@ -111,9 +112,20 @@ func (s snapshot) addresses() []netip.Addr {
 			addrs = append(addrs, addr)
 		}
 	}
+	for _, p := range s.locals {
+		if tooWide(p) {
+			continue
+		}
+		for addr := p.Addr(); p.Contains(addr); addr = addr.Next() {
+			addrs = append(addrs, addr)
+		}
+	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)
 }
+
+// tooWide reports whether a prefix has more addresses than NodePorts are to have frontends for: 256.
+func tooWide(p netip.Prefix) bool { return p.Addr().BitLen()-p.Bits() > 8 }
 
 // local returns the local side of an address of a link.
 func local(a netlink.Addr) (netip.Addr, bool) {

@@ -39,6 +39,7 @@ type Watcher struct {
 	last      *State // delivered
 	unmatched []string
 	pods      podNames
+	wide      []netip.Prefix // told to be too wide
 
 	// The kernel; tests put faults in between.
 	subscribe func() (io.ReadCloser, error)
@@ -158,6 +159,17 @@ func (w *Watcher) refresh() (again time.Duration, err error) {
 		}
 	}
 	w.unmatched = unmatched
+	var wide []netip.Prefix
+	for _, p := range s.locals {
+		if !tooWide(p) {
+			continue
+		}
+		wide = append(wide, p)
+		if !slices.Contains(w.wide, p) {
+			w.log.Warn("NodePorts do not answer on the addresses of this local route: there are too many", "route", p)
+		}
+	}
+	w.wide = wide
 	if w.last != nil && w.last.Equal(state) {
 		return again, nil
 	}
@@ -210,6 +222,20 @@ func subscribe() (io.ReadCloser, error) {
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
+// anyIP returns the prefix that a local route makes the node's own. The kernel's routes of that kind are its
+// addresses', which we know better from these.
+func anyIP(r netlink.Route) (netip.Prefix, bool) {
+	if r.Protocol == unix.RTPROT_KERNEL || r.Dst == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(r.Dst.IP)
+	bits, _ := r.Dst.Mask.Size()
+	if addr = addr.Unmap(); !ok || addr.IsLoopback() || addr.IsUnspecified() || addr.Is6() && addr.IsLinkLocalUnicast() {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(addr, bits), true
+}
+
 // read asks the kernel for everything. ErrDumpInterrupted: it changed meanwhile, ask again.
 func read() (snapshot, error) {
 	var s snapshot
@@ -228,6 +254,16 @@ func read() (snapshot, error) {
 			return s, fmt.Errorf("list routes: %w", err)
 		}
 		s.routes = append(s.routes, routes...)
+		locals, err := netlink.RouteListFiltered(family, &netlink.Route{Type: unix.RTN_LOCAL},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		if err != nil {
+			return s, fmt.Errorf("list local routes: %w", err)
+		}
+		for _, r := range locals {
+			if p, ok := anyIP(r); ok {
+				s.locals = append(s.locals, p)
+			}
+		}
 	}
 	// A kernel without br_netfilter has no such file.
 	value, err := readSysctl(bridgeFilter)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -396,5 +397,34 @@ func TestWatchDeliversDifferences(t *testing.T) {
 	case s := <-w.States():
 		t.Errorf("delivered again: %+v", s)
 	default:
+	}
+}
+
+// Routes that make addresses the node's own count, where they are few enough to have frontends each.
+func TestWatchAnyIP(t *testing.T) {
+	ns := newNS(t)
+	lo := mustLink(t, "lo")
+	must(t, netlink.LinkSetUp(lo))
+	w := newWatched(t).start(ns)
+	w.until("", "")
+	route := func(prefix string) *netlink.Route {
+		p := netip.MustParsePrefix(prefix)
+		return &netlink.Route{LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+			Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	}
+	few := []*netlink.Route{route("192.0.2.4/30"), route("2001:db8::8/127"), route("198.51.100.7/32")}
+	wide := []*netlink.Route{route("10.0.0.0/8"), route("2001:db8:1::/64"), route("127.1.0.0/24")}
+	for _, r := range append(wide, few...) {
+		must(t, netlink.RouteAdd(r))
+	}
+	w.until("", "192.0.2.4 192.0.2.5 192.0.2.6 192.0.2.7 198.51.100.7 2001:db8::8 2001:db8::9")
+	must(t, netlink.RouteDel(few[0]))
+	w.until("", "198.51.100.7 2001:db8::8 2001:db8::9")
+	must(t, netlink.RouteDel(few[1]))
+	w.until("", "198.51.100.7")
+	for _, told := range []string{"route=10.0.0.0/8", "route=2001:db8:1::/64"} {
+		if n := strings.Count(w.logs.String(), told); n != 1 {
+			t.Errorf("the log says %d times that %s is too wide:\n%s", n, told, w.logs)
+		}
 	}
 }

@@ -168,6 +168,15 @@ func (r *Reconciler) Pending() int {
 	return n
 }
 
+// Service returns a Service as last told; nil: there is none.
+func (r *Reconciler) Service(name endpoints.ObjectName) (*endpoints.Service, []*endpoints.Slice) {
+	s := r.services[name]
+	if s == nil {
+		return nil, nil
+	}
+	return s.object, s.slices
+}
+
 // Held returns the Services that do not fit, sorted.
 func (r *Reconciler) Held() []endpoints.ObjectName {
 	return slices.SortedFunc(slices.Values(r.held.list), endpoints.ObjectName.Compare)
