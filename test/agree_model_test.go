@@ -56,6 +56,7 @@ type expectation struct {
 	outcome outcome
 	sees    map[string]netip.Addr // who may answer, and whom each sees
 	hops    []hop
+	late    bool // the address was a Service's not long ago: refused or dropped
 	itself  bool // by packets, a process of the node may be led to that very node: not possible
 }
 
@@ -66,6 +67,7 @@ type hop struct {
 	outcome  outcome
 	backends []netip.AddrPort
 	source   func(backend netip.AddrPort) netip.Addr
+	late     bool   // see expectation
 	affinity string // of its Service port; "" if it has none
 	noPacket bool   // it stays on the host: no program of a link sees it
 }
@@ -78,6 +80,9 @@ func (w *agreeWorld) resolve(n *agreeNode) {
 	n.resolved = nil
 	for _, c := range w.services {
 		if c.Service != nil {
+			for _, addr := range c.Service.ClusterIPs {
+				w.former[addr] = true
+			}
 			n.resolved = append(n.resolved, endpoints.Resolve(c.Service, c.Slices, view)...)
 		}
 	}
@@ -161,8 +166,9 @@ func (w *agreeWorld) untouched(c agreeCase, hops []hop) expectation {
 				e.outcome = isRefused
 			}
 		}
+		e.late = e.outcome == isDropped && w.former[addr]
 		if c.from.kind != outside { // those come in by an uplink and are stopped where they leave again
-			last.outcome = e.outcome
+			last.outcome, last.late = e.outcome, e.late
 		}
 	}
 	return e

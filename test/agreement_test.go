@@ -7,6 +7,9 @@ import "testing"
 // thousands of cases by chance.
 func TestAgreement(t *testing.T) {
 	w := newAgreeWorld(t)
+	t.Run("masquerade", w.tableMasquerade)
+	t.Run("categorize", w.tableCategorize)
+	t.Run("nobody", w.tableNobody)
 	t.Run("random", w.testRandom)
 }
 

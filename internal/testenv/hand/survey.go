@@ -20,7 +20,8 @@ type Question struct {
 	Timeout time.Duration  // of silence, after which the answer is os.ErrDeadlineExceeded
 }
 
-// Finding is what came of a question: a reply, or an error as [Hand.Request] would return it.
+// Finding is what came of a question: a reply, or an error as [Hand.Request] would return it, with the client's own
+// address in either case.
 type Finding struct {
 	Reply Reply
 	Err   *Error
@@ -133,6 +134,11 @@ func (q *inquiry) begin() (done bool, err error) {
 	} else if err != nil {
 		return false, fmt.Errorf("connect %s: %w", q.Addr, err)
 	}
+	local, err := unix.Getsockname(q.fd)
+	if err != nil {
+		return false, fmt.Errorf("name of the socket to %s: %w", q.Addr, err)
+	}
+	q.finding.Reply.Local = addrPort(local)
 	if q.Network == "udp" {
 		return false, q.send()
 	}
@@ -171,19 +177,16 @@ func (q *inquiry) step() (done bool, err error) {
 	if !strings.HasSuffix(q.answer, "\n") {
 		return false, nil
 	}
-	if q.finding.Reply, err = parseAnswer(q.answer); err != nil {
+	reply, err := parseAnswer(q.answer)
+	if err != nil {
 		return false, err
 	}
-	for _, name := range []struct {
-		of   func(int) (unix.Sockaddr, error)
-		into *netip.AddrPort
-	}{{unix.Getpeername, &q.finding.Reply.Peer}, {unix.Getsockname, &q.finding.Reply.Local}} {
-		addr, err := name.of(q.fd)
-		if err != nil {
-			return false, fmt.Errorf("name of the socket to %s: %w", q.Addr, err)
-		}
-		*name.into = addrPort(addr)
+	peer, err := unix.Getpeername(q.fd)
+	if err != nil {
+		return false, fmt.Errorf("peer of the socket to %s: %w", q.Addr, err)
 	}
+	reply.Local, reply.Peer = q.finding.Reply.Local, addrPort(peer)
+	q.finding.Reply = reply
 	return true, nil
 }
 
