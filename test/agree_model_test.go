@@ -49,6 +49,7 @@ const (
 	isDropped     outcome = "dropped"
 	isUnreachable outcome = "unreachable" // as the way to everywhere says of all that nobody translates
 	isPassed      outcome = "passed"      // by a program, as it came
+	isDetoured    outcome = "detoured"    // by a program, half translated
 )
 
 // expectation is the model's word on a case.
