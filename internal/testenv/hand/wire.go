@@ -29,6 +29,7 @@ func init() {
 		netip.AddrPort{}, hello{}, serve{}, serving{}, stopServer{}, request{}, Reply{},
 		open{}, bind{}, connect{}, disconnect{}, sendTo{}, receive{}, datagram{}, socketName{}, setOption{}, getOption{}, closeSocket{},
 		startLoad{}, readLoad{}, stopLoad{}, LoadReport{},
+		survey{}, []Finding{},
 	} {
 		gob.Register(v)
 	}
