@@ -58,7 +58,6 @@ type expectation struct {
 	sees    map[string]netip.Addr // who may answer, and whom each sees
 	hops    []hop
 	late    bool // the address was a Service's not long ago: refused or dropped
-	itself  bool // by packets, a process of the node may be led to that very node: not possible
 }
 
 // hop is a node that the first packet comes to, and what its programs must do with it.
@@ -123,14 +122,18 @@ func (w *agreeWorld) expect(c agreeCase) expectation {
 		hooked := !arrived && (c.from.kind == hookedPod || c.from.kind == hostClient) && !answer.Frontend.NoSocket
 		h.source = func(backend netip.AddrPort) netip.Addr { return w.packetSource(c, h.node, arrived, backend.Addr()) }
 		for _, b := range answer.Backends {
-			// A known limit: what a process sends to its own node never meets a program on its way back.
-			if h.origin == endpoints.FromHost && w.node(b.Addr.Addr()) == h.node {
-				h.noPacket, e.itself = true, !hooked
-			}
 			h.backends = append(h.backends, b.Addr)
 			e.sees[w.host(b.Addr.Addr()).Name] = h.source(b.Addr)
 			if hooked { // its packets are its own from the beginning
 				e.sees[w.host(b.Addr.Addr()).Name] = c.source()
+			}
+			// What a process sends to its own node leaves by no link, or is turned round at an uplink with the
+			// frontend's address on both ways: a node takes no packet of its own address from a link.
+			if h.origin == endpoints.FromHost && w.node(b.Addr.Addr()) == h.node {
+				h.noPacket = true
+				if !hooked {
+					e.sees[w.host(b.Addr.Addr()).Name] = c.to.Addr()
+				}
 			}
 		}
 		for _, r := range w.nodes[h.node].resolved {
