@@ -57,6 +57,13 @@ static __always_inline int redirect(const struct bpf_fib_lookup *route, __u32 if
 	return bpf_redirect_neigh(ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/* What the link takes that was found too small for a packet of this length; 0: the kernel does not tell (before 5.12).
+ */
+static __always_inline __u32 told_mtu(const struct bpf_fib_lookup *route, __u32 length)
+{
+	return route->mtu_result < length ? route->mtu_result : 0;
+}
+
 /*
  * Finds the way for a packet of a remote flow. 0: it can be redirected; else it must take the stack:
  * too big for the way, at the end of its life (the stack answers with ICMP), or no plain route.

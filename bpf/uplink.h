@@ -15,17 +15,21 @@
 
 #include "begin.h"
 #include "fragment.h"
+#include "icmp.h"
 
 #define PACKET_HOST 0
+#define MIN_MTU 1280 /* what every link takes (RFC 8200, 5) */
 
 /* Sends a packet of a remote flow on: straight to the next link, or by the stack. */
 static __always_inline int forward_remote(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
 	struct flow *flow = &s->flow, *half = &s->room;
 	bool reply = flow->flags & FLOW_REPLY;
-	__u32 ifindex;
+	__u32 ifindex, mtu;
+	long rc;
 
-	if (!find_flow_route(skb, &s->route, packet, flow)) {
+	rc = find_flow_route(skb, &s->route, packet, flow);
+	if (!rc) {
 		ifindex = reply ? flow->ifindex : s->route.ifindex;
 		if (rewrite(skb, packet, flow) || decrement_ttl(skb, packet))
 			return DROP;
@@ -33,6 +37,10 @@ static __always_inline int forward_remote(struct __sk_buff *skb, const struct pa
 		count(reply ? STAT_REPLY_REDIRECT : STAT_FORWARD_REDIRECT);
 		return redirect(&s->route, ifindex);
 	}
+
+	mtu = rc == BPF_FIB_LKUP_RET_FRAG_NEEDED ? told_mtu(&s->route, wire_length(skb, packet)) : 0;
+	if (mtu && packet->dont_fragment)
+		return refuse_length(skb, mtu, false);
 
 	/* Between the hooks netfilter sees client and backend, in both directions, with the port that is
 	 * ours alone: so the tuple is unique, and it is what egress finds the rest by. */
@@ -84,6 +92,8 @@ static __always_inline struct scratch *read_packet(struct __sk_buff *skb, __u32 
 	parsed = parse(skb, l3, &s->packet);
 	if (parsed == PARSED_MALFORMED)
 		count(STAT_PACKET_MALFORMED);
+	else if (parsed == PARSED && is_icmp(&s->packet))
+		read_error(skb);
 	return parsed == PARSED ? s : NULL;
 }
 
@@ -129,8 +139,14 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
  * its packets go to the backend, wherever that is. */
 static __always_inline int forward_own(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
-	long rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, 0, 0);
+	__u32 length = wire_length(skb, packet), mtu;
+	long rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, length, 0);
 
+	/* The sender cuts its packets then, whether this one may be cut or not. */
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		mtu = told_mtu(&s->route, length);
+		return refuse_length(skb, mtu ? mtu : MIN_MTU, true);
+	}
 	if (rc && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP; /* the way it was going leads to nobody */
 	if (rewrite(skb, packet, &s->flow))
@@ -140,11 +156,34 @@ static __always_inline int forward_own(struct __sk_buff *skb, const struct packe
 	return redirect(&s->route, s->route.ifindex);
 }
 
+/* Whether the packet is on its way through the stack; the second half of its rewrite is then in s->flow. */
+static __always_inline bool find_detour(const struct packet *packet, struct scratch *s)
+{
+	const struct flow *flow;
+
+	if (!is_snat_port(packet->tuple.sport) && !is_snat_port(packet->tuple.dport))
+		return false;
+	flow = bpf_map_lookup_elem(&detours, &packet->tuple);
+	if (!flow && packet->error) {
+		/* The stack's own, about a packet that has had the first half: the sender knows it as it was before. */
+		flow = bpf_map_lookup_elem(&detours, &s->quoted.tuple);
+		if (!flow)
+			return false;
+		answer_tuple(flow, packet->tuple.protocol, &s->answer);
+		flow = bpf_map_lookup_elem(&flows, &s->answer);
+		if (!flow)
+			flow = bpf_map_lookup_elem(&embryos, &s->answer);
+	}
+	if (!flow)
+		return false;
+	s->flow = *flow;
+	return true;
+}
+
 static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 {
 	struct scratch *s = read_packet(skb, l3);
 	const struct packet *packet;
-	const struct flow *detour;
 	bool known = false;
 	int verdict;
 
@@ -155,15 +194,13 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 		return refuse_unserved(skb, FROM_HOST);
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
-	if (is_snat_port(packet->tuple.sport) || is_snat_port(packet->tuple.dport)) {
-		detour = bpf_map_lookup_elem(&detours, &packet->tuple);
-		if (detour) {
-			s->flow = *detour;
-			if (rewrite(skb, packet, &s->flow))
-				return DROP;
-			note_fragment(packet, true, &s->flow, 0);
-			return NEXT;
-		}
+	if (find_detour(packet, s)) {
+		if (packet->error && !skb->ingress_ifindex)
+			count(STAT_ICMP_ERROR);
+		if (rewrite(skb, packet, &s->flow))
+			return DROP;
+		note_fragment(packet, true, &s->flow, 0);
+		return NEXT;
 	}
 	if (may_be_reply(&packet->tuple.src))
 		known = follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS);
@@ -178,7 +215,8 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 		return refuse_unserved(skb, FROM_HOST);
 	/* Forwarded: it has been seen where it came in, where an unused port is not refused to outside clients. */
 	if (skb->ingress_ifindex)
-		return find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol) ?
+		return !packet->error &&
+				       find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol) ?
 			       NEXT :
 			       refuse_unserved(skb, FROM_HOST);
 	if (!known && !follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS)) {
