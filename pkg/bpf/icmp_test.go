@@ -1,0 +1,259 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// told is s with the answer that the packet is too long.
+func told(s step, mtu int) step {
+	s.verdict, s.counters = redirect, "packet_too_big"
+	s.frame = s.in.tooBig(mtu)
+	return s
+}
+
+// complaints are the ICMP errors that quote a packet, without their checksums.
+func complaints(v6 bool) [][]byte {
+	if v6 {
+		return [][]byte{{1, 4, 0, 0, 0, 0, 0, 0}, {2, 0, 0, 0, 0, 0, 5, 0}, {3, 0, 0, 0, 0, 0, 0, 0}, {4, 1, 0, 0, 0, 0, 0, 40}}
+	}
+	return [][]byte{{3, 3, 0, 0, 0, 0, 0, 0}, {3, 4, 0, 0, 0, 0, 3, 232}, {4, 0, 0, 0, 0, 0, 0, 0}, {11, 0, 0, 0, 0, 0, 0, 0}, {12, 0, 0, 0, 20, 0, 0, 0}}
+}
+
+// complaint is an ICMP error that somebody makes of p, with so much of its transport header.
+func (p packet) complaint(from netip.Addr, icmp []byte, transport int) packet {
+	quote := p.bytes()[14:]
+	header := len(quote) - len(p.transport())
+	icmp = append(append([]byte{}, icmp...), quote[:min(len(quote), header+transport)]...)
+	if rest := header + transport - len(quote); rest > 0 {
+		// RFC 4884: a quote filled up with zeroes, an extension behind it.
+		icmp = append(append(icmp, make([]byte, rest)...), 0x20, 0, 0, 0, 0, 8, 1, 1, 1, 2, 3, 4)
+	}
+	e := packet{src: at(from, 0), dst: at(p.src.Addr(), 0), protocol: 1, ttl: 60, raw: true, mayBeCut: true}
+	start := uint32(0)
+	if p.v6() {
+		e.protocol = 58
+		start = e.pseudoSum(len(icmp))
+	}
+	binary.BigEndian.PutUint16(icmp[2:], ^sum(start, icmp))
+	e.payload = string(icmp)
+	return e
+}
+
+// A complaint on its way: who makes it, about which packet as that was there; and what becomes of it.
+type complained struct {
+	by       netip.Addr
+	about    packet
+	shown    netip.Addr // whom it seems to come from afterwards
+	original packet     // the ends of the packet that the sender knows
+	step     func(in, out packet) step
+	hop      bool // we are a router to it
+}
+
+// mustTranslate sends complaints of every kind, with quotes of every length and shape, through their program.
+func (n *node) mustTranslate(t *testing.T, what string, c complained) {
+	t.Helper()
+	t.Run(what, func(t *testing.T) {
+		check := func(about packet, icmp []byte, transport int) {
+			original := about.from(c.original.src).to(c.original.dst)
+			in, out := about.complaint(c.by, icmp, transport), original.complaint(c.shown, icmp, transport)
+			if c.hop {
+				out = out.hop()
+			}
+			n.mustExactly(t, c.step(in, out))
+		}
+		about := c.about
+		for _, icmp := range complaints(about.v6()) {
+			check(about, icmp, 8)
+			check(about, icmp, 1000)
+		}
+		icmp := complaints(about.v6())[0]
+		// Half a checksum is left as it is, and the builder's is another.
+		for _, transport := range map[uint8][]int{tcp: {9, 15, 16, 18, 19, 20, 21}, udp: {9, 11, 12, 13}, sctp: {12, 13, 19, 20}}[about.protocol] {
+			check(about, icmp, transport)
+		}
+		options := about
+		options.options, options.extension = []byte{1, 1, 1, 1, 1, 1, 1, 0}, 60
+		if about.v6() {
+			options.options = []byte{about.protocol, 0, 1, 4, 0, 0, 0, 0}
+		}
+		check(options, icmp, 30)
+		if about.protocol == udp && !about.v6() {
+			absent := about
+			absent.noChecksum = true
+			check(absent, icmp, 8)
+		}
+		if about.protocol != sctp { // whose checksum covers what is not there
+			fragment := about
+			fragment.id, fragment.payload = 7, strings.Repeat("y", 100)
+			check(fragment.fragments(64)[0], icmp, 64)
+		}
+	})
+}
+
+// mustExactly is must, of a packet in which a port 0 is a port.
+func (n *node) mustExactly(t testing.TB, s step) {
+	t.Helper()
+	s.frame = s.out.bytes()
+	n.must(t, s)
+}
+
+// forward and back are a flow's first packet and its answer, at three places: as the sender sends it, as it leaves us.
+type conversation struct{ in, sent, reply, replied packet }
+
+// converse makes a flow's first packet and its answer.
+func converse(in, sent packet) conversation {
+	c := conversation{in: in, sent: sent, reply: sent.answer(syn|ack, 7000, in.seq+1, "an answer that is longer than a header")}
+	if in.protocol == sctp {
+		c.reply.seq, c.reply.payload = clientTag, initAck(backendTag)
+	}
+	c.replied = c.reply.from(in.dst).to(in.src)
+	return c
+}
+
+var protocols = []uint8{tcp, udp, sctp}
+
+// A backend on this node: complaints of the pod, of routers, of this node's own stack, to either end.
+func TestErrorsLocal(t *testing.T) {
+	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
+		frontend, backend := at(f.node, nodePort), at(f.pod, 8080)
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend)
+		c := converse(in, n.must(t, ingress(n.eth0, in, next, in.to(backend), "flow_new forward_local")))
+		out := func(in, out packet) step { return egress(n.eth0, in, next, out, "icmp_error reply_local") }
+		n.mustTranslate(t, "of the pod to the client", complained{by: f.pod, about: c.sent.hop(), shown: f.node, original: in, step: out})
+		n.mustTranslate(t, "of the node to the client", complained{by: f.node, about: c.sent, shown: f.node, original: in, step: func(in, out packet) step {
+			return own(n.eth0, in, next, out, "icmp_error reply_local")
+		}})
+		n.must(t, egress(n.eth0, c.reply, next, c.replied, "reply_local"))
+		back := func(in, out packet) step { return ingress(n.eth0, in, next, out, "icmp_error forward_local") }
+		n.mustTranslate(t, "of the client to the pod", complained{by: f.client, about: c.replied, shown: f.client, original: c.reply, step: back})
+		n.mustTranslate(t, "of a router to the pod", complained{by: f.gateway, about: c.replied.hop(), shown: f.gateway, original: c.reply, step: back})
+
+		// None of this is a sign of the client's life.
+		if stub, record := n.mustBeIn(t, "embryos", in, c.sent); stub.Packets != 1 || record.Packets != 1 {
+			t.Errorf("%d and %d packets, want 1 and 1", stub.Packets, record.Packets)
+		}
+	})
+}
+
+// A backend on another node: the same from link to link.
+func TestErrorsRemote(t *testing.T) {
+	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
+		frontend, backend := at(f.node, nodePort), at(f.onC, 8080)
+		snat := n.eth1.addr[f.name]
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend)
+		sent := n.must(t, ingress(n.eth0, in, redirect, in.hop().from(at(snat, 0)).to(backend), "flow_new forward_redirect"))
+		c := converse(in, sent)
+		back := func(in, out packet) step {
+			return ingress(n.eth1, in, redirect, out, "icmp_error reply_redirect")
+		}
+		n.mustTranslate(t, "of the pod to the client", complained{by: f.onC, about: sent, shown: f.node, original: in, step: back, hop: true})
+		n.mustTranslate(t, "of a router to the client", complained{by: f.nodeC, about: sent.hop(), shown: f.node, original: in, step: back, hop: true})
+		n.must(t, ingress(n.eth1, c.reply, redirect, c.replied.hop(), "reply_redirect"))
+		forth := func(in, out packet) step {
+			return ingress(n.eth0, in, redirect, out, "icmp_error forward_redirect")
+		}
+		n.mustTranslate(t, "of the client to the pod", complained{by: f.client, about: c.replied.hop(), shown: snat, original: c.reply, step: forth, hop: true})
+		n.mustTranslate(t, "of a router to the pod", complained{by: f.gateway, about: c.replied.hop(), shown: snat, original: c.reply, step: forth, hop: true})
+
+		late := c.sent.complaint(f.nodeC, complaints(in.v6())[0], 8)
+		late.ttl = 1
+		half := c.sent.from(at(f.client, sent.src.Port())).complaint(f.nodeC, complaints(in.v6())[0], 8)
+		half.ttl = 1
+		// The stack does not answer an error.
+		n.mustExactly(t, ingress(n.eth1, late, next, half, "icmp_error reply_stack"))
+	})
+}
+
+// By the stack: complaints that pass through it are rewritten in two halves, those that it makes in one.
+func TestErrorsThroughTheStack(t *testing.T) {
+	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
+		frontend, backend := at(f.node, nodePort), at(f.onC, 8080)
+		snat := n.eth1.addr[f.name]
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend)
+		half := n.must(t, ingress(n.eth0, in, next, in.from(at(f.client, 0)).to(backend), "flow_new forward_stack"))
+		// Before any answer has gone the way of answers.
+		n.mustTranslate(t, "of the node to the client", complained{by: f.node, about: half.hop(), shown: f.node, original: in, step: func(in, out packet) step {
+			return own(n.eth0, in, next, out, "icmp_error")
+		}})
+		sent := n.must(t, egress(n.eth1, half.hop(), next, half.hop().from(at(snat, half.src.Port())), ""))
+		c := converse(in, sent)
+		for who, by := range map[string]netip.Addr{"the pod": f.onC, "a router": f.nodeC} {
+			n.mustTranslate(t, "of "+who+", first half", complained{by: by, about: sent, shown: by, original: half, step: func(in, out packet) step {
+				return ingress(n.eth1, in, next, out, "icmp_error reply_stack")
+			}})
+			n.mustTranslate(t, "of "+who+", second half", complained{by: by, about: half, shown: f.node, original: in, step: func(in, out packet) step {
+				return egress(n.eth0, in, next, out, "")
+			}})
+		}
+		client := at(f.client, half.src.Port())
+		passing := n.must(t, ingress(n.eth1, c.reply, next, c.reply.to(client), "reply_stack"))
+		n.mustTranslate(t, "of the node to the pod", complained{by: snat, about: passing.hop(), shown: snat, original: c.reply, step: func(in, out packet) step {
+			return own(n.eth1, in, next, out, "icmp_error")
+		}})
+		n.must(t, egress(n.eth0, passing.hop(), next, c.replied.hop(), ""))
+		n.mustTranslate(t, "of a router to the pod, first half", complained{by: f.gateway, about: c.replied, shown: f.gateway, original: passing, step: func(in, out packet) step {
+			return ingress(n.eth0, in, next, out, "icmp_error forward_stack")
+		}})
+		n.mustTranslate(t, "of a router to the pod, second half", complained{by: f.gateway, about: passing, shown: snat, original: c.reply, step: func(in, out packet) step {
+			return egress(n.eth1, in, next, out, "")
+		}})
+	}, forceStack)
+}
+
+// A pod's flow, on its own link: wherever the backend is.
+func TestErrorsPod(t *testing.T) {
+	forEachPodFlow(t, protocols, func(t *testing.T, n *node, f family, protocol uint8, p podFlow) {
+		in := n.dialledBy(t, f, protocol, p)
+		c := converse(in, n.must(t, podIngress(p.link, in, p.verdict, in.from(p.source).to(p.backend), "flow_new pod_forward")))
+		answer := func(in, out packet) step { return p.answerIn(p.link, in, p.answer, out, "icmp_error "+p.reply) }
+		shown := in.dst.Addr()
+		for who, by := range map[string]netip.Addr{"the backend": p.backend.Addr(), "a router": f.nodeC} {
+			if strings.HasPrefix(p.name, "itself") && by == f.nodeC {
+				continue // there is none on the way
+			}
+			n.mustTranslate(t, "of "+who, complained{by: by, about: c.sent, shown: shown, original: in, step: answer})
+		}
+		n.must(t, p.answerIn(p.link, c.reply, p.answer, c.replied, p.reply))
+		n.mustTranslate(t, "of the pod", complained{by: in.src.Addr(), about: c.replied, shown: c.sent.src.Addr(), original: c.reply, step: func(in, out packet) step {
+			return podIngress(p.link, in, p.verdict, out, "icmp_error pod_forward")
+		}})
+	})
+}
+
+// The node's own flow, at the uplinks and pods' links that its answers come by.
+func TestErrorsHost(t *testing.T) {
+	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
+		n.linkPods(t)
+		for i, backend := range []netip.AddrPort{at(f.pod, 8080), at(f.onC, 8080)} {
+			frontend := clusterIP(f, 10+i)
+			n.serve(t, frontend, protocol, backend)
+			in := f.first(protocol, 40000, frontend).from(at(f.node, 40000))
+			in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
+			pool := n.addPool(t, VerdictServe, []Slot{n.addBackend(t, backend, protocol)})
+			n.addFrontend(t, frontend, protocol, Frontend{Service: pool, Inside: pool, Kind: KindClusterIP})
+			c := converse(in, n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_new host_forward")))
+			answer := func(in, out packet) step { return podIngress(n.pod0, in, next, out, "icmp_error host_reply") }
+			if i == 1 {
+				answer = func(in, out packet) step { return ingress(n.eth1, in, next, out, "icmp_error host_reply") }
+			}
+			c.sent.ethSrc, c.sent.ethDst = [6]byte{}, [6]byte{}
+			for who, by := range map[string]netip.Addr{"the backend": backend.Addr(), "a router": f.nodeC} {
+				n.mustTranslate(t, fmt.Sprintf("of %s %d", who, i), complained{by: by, about: c.sent, shown: frontend.Addr(), original: in, step: answer})
+			}
+			n.must(t, answer(c.reply, c.replied).counting("host_reply"))
+			n.mustTranslate(t, fmt.Sprintf("of the node %d", i), complained{by: f.node, about: c.replied, shown: f.node, original: c.reply, step: func(in, out packet) step {
+				return own(n.eth0, in, redirect, out, "icmp_error host_forward")
+			}})
+		}
+	})
+}
+
+// counting is s with other counters.
+func (s step) counting(counters string) step { s.counters = counters; return s }
