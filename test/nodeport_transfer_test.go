@@ -48,19 +48,7 @@ func TestNodePortTransfer(t *testing.T) {
 			const first = 30090
 			w := newWorld(t, test.options)
 			putPlaces(t, w, first)
-			streams := service("stream", 89, 30089)
-			for place, b := range w.inPlaces() {
-				echo(t, b.Host)
-				s := streams.DeepCopy()
-				s.Name = fmt.Sprintf("stream-%d", place)
-				s.Spec.ClusterIPs = []string{clusterIPv4(100 + uint8(place)), clusterIPv6(100 + uint8(place))}
-				s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
-				for i := range s.Spec.Ports {
-					s.Spec.Ports[i].NodePort = first + places + int32(place)
-					s.Spec.Ports[i].TargetPort.IntVal = echoPort
-				}
-				w.put(t, s, b)
-			}
+			putStreams(t, w, first+places)
 			w.start(t, []string{"--north-south", test.way})
 			for _, o := range offloads {
 				t.Run(o.name, func(t *testing.T) {
@@ -81,6 +69,19 @@ func TestNodePortTransfer(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// putStreams makes a Service in each place that sends back what comes by TCP; place p's NodePort is first+p.
+func putStreams(t *testing.T, w *world, first int32) {
+	t.Helper()
+	for place, b := range w.inPlaces() {
+		echo(t, b.Host)
+		s := service(fmt.Sprintf("stream-%d", place), 100+uint8(place), first+int32(place))
+		for i := range s.Spec.Ports {
+			s.Spec.Ports[i].TargetPort.IntVal = echoPort
+		}
+		w.put(t, s, b)
 	}
 }
 

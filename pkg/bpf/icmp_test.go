@@ -257,3 +257,244 @@ func TestErrorsHost(t *testing.T) {
 
 // counting is s with other counters.
 func (s step) counting(counters string) step { s.counters = counters; return s }
+
+// An error that is no good, or about nothing of ours, is left alone.
+func TestErrorsNotOurs(t *testing.T) {
+	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
+		n.linkPods(t)
+		if err := n.SetServiceRanges(serviceRanges); err != nil {
+			t.Fatal(err)
+		}
+		frontend, backend := at(f.node, nodePort), at(f.pod, 8080)
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend)
+		sent := n.must(t, ingress(n.eth0, in, next, in.to(backend), "flow_new forward_local"))
+		icmp := complaints(in.v6())[0]
+		alone := func(p packet) {
+			t.Helper()
+			n.mustExactly(t, egress(n.eth0, p, next, p, ""))
+			n.mustExactly(t, ingress(n.eth0, p, next, p, ""))
+			n.mustExactly(t, podIngress(n.pod0, p, next, p, ""))
+			n.mustExactly(t, podEgress(n.pod0, p, next, p, ""))
+		}
+		good := sent.complaint(f.pod, icmp, 8)
+		for length := range len(good.payload) {
+			short := good
+			short.payload = good.payload[:length]
+			alone(short)
+		}
+		alone(sent.from(at(f.client, 40001)).complaint(f.pod, icmp, 8)) // another client's
+		alone(sent.to(at(f.pod, 8081)).complaint(f.pod, icmp, 8))
+		alone(in.complaint(f.pod, icmp, 8))                             // as the client sent it
+		alone(good.to(at(nth(f.client, 1), 0)))                         // to somebody who has not sent it
+		alone(sent.answer(ack, 1, 1, "x").complaint(f.client, icmp, 8)) // the answer, untranslated, told to the pod
+		for _, kind := range []byte{0, 8, 13, 128, 129, 137, 255} {
+			alone(sent.complaint(f.pod, []byte{kind, 0, 0, 0, 0, 0, 0, 0}, 8))
+		}
+		for _, kind := range []uint8{1, 58, 50} { // not what Services have
+			quoted := sent
+			quoted.protocol, quoted.raw, quoted.payload = kind, true, "\x9c\x40\x1f\x90 and something else"
+			alone(quoted.complaint(f.pod, icmp, 30))
+		}
+		for _, p := range datagram(7, good) {
+			p.raw = p.offset == 0
+			if p.offset == 0 {
+				alone(p)
+			}
+		}
+		later := sent
+		later.id, later.offset, later.payload = 7, 64, "the middle of a datagram"
+		alone(later.complaint(f.pod, icmp, 24))
+		n.mustExactly(t, egress(n.eth0, good, next, in.complaint(f.node, icmp, 8).ttlOf(good), "icmp_error reply_local"))
+
+		// A router's better way is one for the translated packet: the client must not learn it.
+		if !in.v6() {
+			redirection := sent.complaint(f.gateway, []byte{5, 1, 0, 0, 10, 1, 0, 2}, 8)
+			n.mustExactly(t, egress(n.eth0, redirection, shot, redirection, "icmp_error reply_local"))
+		}
+		// What nobody has translated does not leak to addresses of Services.
+		stray := in.from(clusterIP(f, 9)).to(at(f.pod, 1)).complaint(f.pod, icmp, 8)
+		n.mustExactly(t, podIngress(n.pod0, stray, shot, stray, "packet_unallocated"))
+	})
+}
+
+func (p packet) ttlOf(other packet) packet { p.ttl = other.ttl; return p }
+
+// Errors with random bytes in random places, cut off anywhere: nothing changes unless, by another reading, they are
+// about a packet that was translated; and then only what a translation changes, and the checksum is as right as it was.
+func TestErrorsMangled(t *testing.T) {
+	n := newNode(t)
+	random := seeded(t)
+	type sample struct {
+		packet packet
+		at     *port
+		from   netip.AddrPort // whose packet was translated, as quoted
+		to     netip.AddrPort
+	}
+	var all []sample
+	for _, f := range families {
+		for _, protocol := range protocols {
+			here, away := at(f.node, nodePort), at(f.node, nodePort+1)
+			n.serve(t, here, protocol, at(f.pod, 8080))
+			n.serve(t, away, protocol, at(f.onC, 8080))
+			in := f.first(protocol, 40000, here)
+			sent := n.must(t, ingress(n.eth0, in, next, in.to(at(f.pod, 8080)), "flow_new forward_local"))
+			answer := sent.answer(syn|ack, 7000, 1001, "")
+			if protocol == sctp {
+				answer.seq, answer.payload = clientTag, initAck(backendTag)
+			}
+			answer.src = here
+			in.dst = away
+			far := n.must(t, ingress(n.eth0, in, redirect, in.hop().from(at(n.eth1.addr[f.name], 0)).to(at(f.onC, 8080)), "flow_new forward_redirect"))
+			for _, icmp := range complaints(in.v6()) {
+				for _, size := range []int{8, 20, 60} {
+					all = append(all, sample{answer.complaint(f.client, icmp, size), n.eth0, answer.src, answer.dst},
+						sample{far.complaint(f.nodeC, icmp, size), n.eth1, far.src, far.dst})
+				}
+			}
+		}
+	}
+	translated := 0
+	for range 10000 {
+		s := all[random.IntN(len(all))]
+		s.packet.ethDst = s.at.mac
+		in := s.packet.bytes()
+		for range random.IntN(4) {
+			in[14+random.IntN(len(in)-14)] = byte(random.Uint32())
+		}
+		if random.IntN(4) == 0 {
+			in = in[:15+random.IntN(len(in)-15)]
+		}
+		if len(in) < shortest(in) {
+			continue
+		}
+		before := n.counters(t)
+		verdict, out := n.run(t, "ingress_l2", s.at, in, 0)
+		moved := delta(before, n.counters(t))
+		if moved["icmp_error"] == 0 {
+			// What was mangled into another protocol may be anything, but not this.
+			if icmp, _, ok := quoted(in); ok && (string(in) != string(out) || verdict != next) {
+				t.Fatalf("verdict %d, counters %v for\n%s% x\nbecame\n%s", verdict, moved, describe(in), in[icmp:], describe(out))
+			}
+			continue
+		}
+		translated++
+		icmp, q, ok := quoted(in)
+		after, p, stillOK := quoted(out)
+		if !ok || !stillOK || icmp != after || len(in) != len(out) || q.src != s.from || q.dst != s.to || p.src == q.src && p.dst == q.dst {
+			t.Fatalf("verdict %d, counters %v for\n%s% x\nbecame\n%s% x", verdict, moved, describe(in), in[icmp:], describe(out), out[icmp:])
+		}
+		if a, b := icmpSum(in, icmp), icmpSum(out, icmp); a%0xffff != b%0xffff {
+			t.Fatalf("the sum was %#04x and is %#04x, counters %v for\n%s% x\nbecame\n%s% x", a, b, moved, describe(in), in[icmp:], describe(out), out[icmp:])
+		}
+		mayDiffer := changeable(in, icmp, q)
+		for i := range in {
+			if in[i] != out[i] && !mayDiffer[i] {
+				t.Fatalf("byte %d changed in\n%s% x\nbecame\n%s% x", i, describe(in), in, describe(out), out)
+			}
+		}
+	}
+	if translated < 2000 {
+		t.Errorf("only %d errors were translated", translated)
+	}
+}
+
+// quotation is where a packet is quoted in a frame, and whose it is.
+type quotation struct {
+	src, dst      netip.AddrPort
+	l3, l4, limit int
+	protocol      byte
+}
+
+// quoted reads an ICMP error: where it begins, and what it quotes.
+func quoted(frame []byte) (icmp int, q quotation, ok bool) {
+	icmp, protocol, end, _, _, ok := walk(frame, 14)
+	if !ok || protocol != map[bool]byte{false: 1, true: 58}[frame[14]>>4 == 6] || end > len(frame) || icmp+8 > end {
+		return 0, q, false
+	}
+	var src, dst netip.Addr
+	q.l3 = icmp + 8
+	q.l4, q.protocol, q.limit, src, dst, ok = walk(frame[:end], q.l3)
+	q.limit = min(q.limit, end)
+	if !ok || q.l4+8 > end || q.protocol != tcp && q.protocol != udp && q.protocol != sctp {
+		return icmp, q, false
+	}
+	q.src = at(src, binary.BigEndian.Uint16(frame[q.l4:]))
+	q.dst = at(dst, binary.BigEndian.Uint16(frame[q.l4+2:]))
+	return icmp, q, true
+}
+
+// walk reads an IP header and its extensions: what follows them, and where the packet ends by its own word.
+func walk(frame []byte, l3 int) (l4 int, protocol byte, end int, src, dst netip.Addr, ok bool) {
+	if len(frame) < l3+20 {
+		return
+	}
+	ip := frame[l3:]
+	switch ip[0] >> 4 {
+	case 4:
+		src, _ = netip.AddrFromSlice(ip[12:16])
+		dst, _ = netip.AddrFromSlice(ip[16:20])
+		return l3 + int(ip[0]&15)*4, ip[9], l3 + int(binary.BigEndian.Uint16(ip[2:])), src, dst, ip[0]&15 >= 5 && binary.BigEndian.Uint16(ip[6:])&0x1fff == 0
+	case 6:
+		if len(ip) < 40 {
+			return
+		}
+		src, _ = netip.AddrFromSlice(ip[8:24])
+		dst, _ = netip.AddrFromSlice(ip[24:40])
+		l4, protocol, end = l3+40, ip[6], l3+40+int(binary.BigEndian.Uint16(ip[4:]))
+		for len(frame) >= l4+8 {
+			switch protocol {
+			case 0, 43, 60:
+				protocol, l4 = frame[l4], l4+int(frame[l4+1])*8+8
+			case 51:
+				protocol, l4 = frame[l4], l4+int(frame[l4+1])*4+8
+			case 44:
+				if binary.BigEndian.Uint16(frame[l4+2:])>>3 != 0 {
+					return
+				}
+				protocol, l4 = frame[l4], l4+8
+			default:
+				return l4, protocol, end, src, dst, true
+			}
+		}
+	}
+	return
+}
+
+// icmpSum is the sum over all that the checksum of an ICMP message covers: 0xffff if it is right.
+func icmpSum(frame []byte, icmp int) uint16 {
+	if frame[14]>>4 == 4 {
+		return sum(0, frame[icmp:14+int(binary.BigEndian.Uint16(frame[16:]))])
+	}
+	_, _, end, src, dst, _ := walk(frame, 14)
+	return sum(packet{src: at(src, 0), dst: at(dst, 0), protocol: 58}.pseudoSum(end-icmp), frame[icmp:end])
+}
+
+// changeable are the bytes that a translation may change.
+func changeable(frame []byte, icmp int, q quotation) map[int]bool {
+	may := make(map[int]bool)
+	mark := func(from, size int) {
+		for i := range size {
+			may[from+i] = true
+		}
+	}
+	for _, l3 := range []int{14, q.l3} {
+		if frame[l3]>>4 == 4 {
+			mark(l3+8, 1) // as a router
+			mark(l3+10, 10)
+		} else {
+			mark(l3+7, 33)
+		}
+	}
+	mark(icmp+2, 2)
+	mark(q.l4, 4)
+	switch q.protocol {
+	case udp:
+		mark(q.l4+6, 2)
+	case tcp:
+		mark(q.l4+16, 2)
+	case sctp:
+		mark(q.l4+8, 4)
+	}
+	return may
+}
