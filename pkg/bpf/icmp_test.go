@@ -258,6 +258,28 @@ func TestErrorsHost(t *testing.T) {
 // counting is s with other counters.
 func (s step) counting(counters string) step { s.counters = counters; return s }
 
+// The node's own packets that are too long for the way to the backend: its stack is told, and cuts the next ones.
+func TestHostTooLong(t *testing.T) {
+	forEach(t, []uint8{tcp, udp}, func(t *testing.T, n *node, f family, protocol uint8) {
+		frontend, backend := clusterIP(f, 1), at(f.onD, 8080)
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend).from(at(f.node, 40000))
+		in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
+		n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_new host_forward"))
+		in.payload = strings.Repeat("x", n.eth2.mtu-in.ipLength()+len(in.payload))
+		n.must(t, own(n.eth0, in, redirect, in.to(backend), "host_forward"))
+		in.payload += "x"
+		for _, in.mayBeCut = range []bool{false, true} {
+			n.must(t, told(own(n.eth0, in, 0, in, ""), n.eth2.mtu))
+		}
+		many := own(n.eth0, in, redirect, in.to(backend), "host_forward")
+		many.gso = n.eth2.mtu - (in.ipLength() - len(in.payload))
+		n.must(t, many)
+		many.gso++
+		n.must(t, told(many, n.eth2.mtu))
+	})
+}
+
 // An error that is no good, or about nothing of ours, is left alone.
 func TestErrorsNotOurs(t *testing.T) {
 	forEach(t, protocols, func(t *testing.T, n *node, f family, protocol uint8) {
@@ -310,7 +332,7 @@ func TestErrorsNotOurs(t *testing.T) {
 		// A router's better way is one for the translated packet: the client must not learn it.
 		if !in.v6() {
 			redirection := sent.complaint(f.gateway, []byte{5, 1, 0, 0, 10, 1, 0, 2}, 8)
-			n.mustExactly(t, egress(n.eth0, redirection, shot, redirection, "icmp_error reply_local"))
+			n.mustExactly(t, egress(n.eth0, redirection, shot, redirection, "icmp_error"))
 		}
 		// What nobody has translated does not leak to addresses of Services.
 		stray := in.from(clusterIP(f, 9)).to(at(f.pod, 1)).complaint(f.pod, icmp, 8)
@@ -408,13 +430,13 @@ type quotation struct {
 
 // quoted reads an ICMP error: where it begins, and what it quotes.
 func quoted(frame []byte) (icmp int, q quotation, ok bool) {
-	icmp, protocol, end, _, _, ok := walk(frame, 14)
+	icmp, protocol, end, _, _, ok := walkIP(frame, 14)
 	if !ok || protocol != map[bool]byte{false: 1, true: 58}[frame[14]>>4 == 6] || end > len(frame) || icmp+8 > end {
 		return 0, q, false
 	}
 	var src, dst netip.Addr
 	q.l3 = icmp + 8
-	q.l4, q.protocol, q.limit, src, dst, ok = walk(frame[:end], q.l3)
+	q.l4, q.protocol, q.limit, src, dst, ok = walkIP(frame[:end], q.l3)
 	q.limit = min(q.limit, end)
 	if !ok || q.l4+8 > end || q.protocol != tcp && q.protocol != udp && q.protocol != sctp {
 		return icmp, q, false
@@ -424,8 +446,8 @@ func quoted(frame []byte) (icmp int, q quotation, ok bool) {
 	return icmp, q, true
 }
 
-// walk reads an IP header and its extensions: what follows them, and where the packet ends by its own word.
-func walk(frame []byte, l3 int) (l4 int, protocol byte, end int, src, dst netip.Addr, ok bool) {
+// walkIP reads an IP header and its extensions: what follows them, and where the packet ends by its own word.
+func walkIP(frame []byte, l3 int) (l4 int, protocol byte, end int, src, dst netip.Addr, ok bool) {
 	if len(frame) < l3+20 {
 		return
 	}
@@ -466,7 +488,7 @@ func icmpSum(frame []byte, icmp int) uint16 {
 	if frame[14]>>4 == 4 {
 		return sum(0, frame[icmp:14+int(binary.BigEndian.Uint16(frame[16:]))])
 	}
-	_, _, end, src, dst, _ := walk(frame, 14)
+	_, _, end, src, dst, _ := walkIP(frame, 14)
 	return sum(packet{src: at(src, 0), dst: at(dst, 0), protocol: 58}.pseudoSum(end-icmp), frame[icmp:end])
 }
 
