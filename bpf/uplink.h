@@ -100,13 +100,16 @@ static __always_inline struct scratch *read_packet(struct __sk_buff *skb, __u32 
 /* A later fragment goes the way of its first; a first one begins a new datagram. true: *verdict is set. */
 static __always_inline bool is_later_fragment(struct __sk_buff *skb, struct scratch *s, bool egress, int *verdict)
 {
+	bool may_be_ours;
+
 	if (!s->packet.fragment)
 		return false;
+	may_be_ours = is_frontend_address(&s->packet.tuple.dst) || may_be_reply(&s->packet.tuple.src);
 	if (!s->packet.later_fragment) {
-		forget_fragment(&s->packet, egress);
+		begin_datagram(&s->packet, egress, may_be_ours, &s->room);
 		return false;
 	}
-	*verdict = follow_fragment(skb, &s->packet, egress, &s->route);
+	*verdict = follow_fragment(skb, &s->packet, egress, may_be_ours, &s->route);
 	return true;
 }
 

@@ -53,6 +53,9 @@ func TestNodePortNarrow(t *testing.T) {
 			w.start(t, []string{"--north-south", way})
 			for _, n := range narrows {
 				for _, c := range []struct{ i, mtu int }{{0, 1280}, {0, 1000}, {1, 1280}} {
+					if c.mtu == 1000 && way == "stack" {
+						continue // the same code
+					}
 					node := w.a.Addrs()[c.i]
 					at := func(first int) netip.AddrPort { return netip.AddrPortFrom(node, uint16(first+n.place)) }
 					check := func(what string, f func(t *testing.T)) {

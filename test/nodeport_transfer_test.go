@@ -57,8 +57,8 @@ func TestNodePortTransfer(t *testing.T) {
 						for i, addr := range w.a.Addrs() {
 							t.Run(fmt.Sprintf("%s/IPv%d", name, 4+2*i), func(t *testing.T) {
 								transfer(t, w.client.Host, netip.AddrPortFrom(addr, first+places+uint16(place)))
-								// To IPv6 that fits the wire but not the pods' links (1450 with a tunnel) the
-								// node's answer is Packet Too Big, which is not translated yet (DESIGN D9).
+								// IPv6 that fits the wire but not the pods' links (1450 with a tunnel) is lost at
+								// first, and must be sent again: see TestNodePortNarrow.
 								pod := place == podHere || place == podElsewhere
 								if test.options.Overlay == testenv.Direct || addr.Is4() || !pod {
 									sendLarge(t, w, netip.AddrPortFrom(addr, first+uint16(place)), w.inPlaces()[place].Host)
