@@ -258,9 +258,14 @@ func TestErrorsReachClients(t *testing.T) {
 						continue // its packets to itself pass no link of ours
 					}
 					before := counters(t, w.agents[0])
-					if r, err := c.from.Request(t.Context(), "udp", c.to.String()); !errors.Is(err, unix.ECONNREFUSED) {
-						t.Errorf("%s asks %s: %+v, %v; want ECONNREFUSED", who, c.to, r, err)
-					}
+					eventually(t, who, func(ctx context.Context) error {
+						short, cancel := context.WithTimeout(ctx, time.Second)
+						defer cancel()
+						if r, err := c.from.Request(short, "udp", c.to.String()); !errors.Is(err, unix.ECONNREFUSED) {
+							return fmt.Errorf("asks %s: %+v, %v; want ECONNREFUSED", c.to, r, err)
+						}
+						return nil
+					})
 					if counters(t, w.agents[0])["icmp_error"] == before["icmp_error"] {
 						t.Errorf("%s: nothing was translated", who)
 					}
@@ -278,10 +283,18 @@ func TestErrorsReachClients(t *testing.T) {
 				must(t, s.SetOption(t.Context(), level, option, 1))
 				setHops(t, s, node, c.hops)
 				must(t, s.Connect(t.Context(), netip.AddrPortFrom(node, first+uint16(c.place))))
-				must(t, s.Send(t.Context(), "how far?"))
-				if answer, err := s.Recv(t.Context()); !errors.Is(err, unix.EHOSTUNREACH) {
-					t.Errorf("%q, %v; want EHOSTUNREACH", answer, err)
-				}
+				eventually(t, "EHOSTUNREACH", func(ctx context.Context) error {
+					short, cancel := context.WithTimeout(ctx, time.Second)
+					defer cancel()
+					err := s.Send(short, "how far?")
+					if err == nil {
+						_, err = s.Recv(short)
+					}
+					if !errors.Is(err, unix.EHOSTUNREACH) {
+						return fmt.Errorf("%v; want EHOSTUNREACH", err)
+					}
+					return nil
+				})
 			})
 		}
 	}
