@@ -10,10 +10,18 @@
 
 #include "nat.h"
 
+#define L3_V4_CHECK 10
+#define L3_V4_ADDRESSES 12
+#define L3_V6_ADDRESSES 8
 #define ICMP_HEADER 8
 #define ICMP_CHECK 2
 #define ICMP_REDIRECT 5
 #define QUOTED_PORTS 8 /* bytes of the transport header that every error has (RFC 792) */
+
+/* The two addresses of a packet: how a tuple begins. */
+struct ends {
+	struct address src, dst;
+};
 
 /* Whether an ICMP message of this type quotes a packet. */
 static __always_inline bool quotes_packet(__u8 type, bool v6)
@@ -81,7 +89,7 @@ static __always_inline long requote_check(struct __sk_buff *skb, __u32 offset, _
 	err = bpf_skb_load_bytes(skb, offset, &from, 2);
 	if (err || (absent && !from))
 		return err;
-	into = fold(change + (__u16)~from);
+	into = csum_fold(from, change);
 	if (absent && !into)
 		into = 0xffff;
 	*diff = bpf_csum_diff(&from, 4, &into, 4, *diff);
@@ -125,8 +133,38 @@ static __always_inline long requote_transport(struct __sk_buff *skb, const struc
 	return requote(skb, quoted->l4 + SCTP_CHECK, &check, &into, 4, diff);
 }
 
+/* Gives the error's own header its ends and a time to live. *diff: by how much the sum of the ends has changed. */
+static __always_inline long readdress(struct __sk_buff *skb, const struct packet *packet, const struct ends *from,
+				      const struct ends *into, __u8 ttl, __s64 *diff)
+{
+	__be32 old[2], v4[2];
+	long err;
+
+	if (packet->v6) {
+		*diff = bpf_csum_diff((__be32 *)from, sizeof(*from), (__be32 *)into, sizeof(*into), 0);
+		err = bpf_skb_store_bytes(skb, packet->l3 + L3_V6_HOP_LIMIT, &ttl, 1, BPF_F_RECOMPUTE_CSUM);
+		if (err)
+			return err;
+		/* Recompute: see rewrite_v6. */
+		return bpf_skb_store_bytes(skb, packet->l3 + L3_V6_ADDRESSES, into, sizeof(*into),
+					   BPF_F_RECOMPUTE_CSUM);
+	}
+	old[0] = from->src.word[3];
+	old[1] = from->dst.word[3];
+	v4[0] = into->src.word[3];
+	v4[1] = into->dst.word[3];
+	*diff = bpf_csum_diff(old, sizeof(old), v4, sizeof(v4), 0);
+	err = bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, 0, *diff, 0);
+	if (!err)
+		err = bpf_l3_csum_replace(skb, packet->l3 + L3_V4_CHECK, bpf_htons(packet->ttl << 8),
+					  bpf_htons(ttl << 8), 2);
+	if (!err)
+		err = bpf_skb_store_bytes(skb, packet->l3 + L3_V4_TTL, &ttl, 1, 0);
+	return err ? err : bpf_skb_store_bytes(skb, packet->l3 + L3_V4_ADDRESSES, v4, sizeof(v4), 0);
+}
+
 /* Turns the error in the scratch into one about the packet s->quotes. 0, or negative errno. */
-__attribute__((noinline)) int translate_error(struct __sk_buff *skb)
+__attribute__((noinline)) int translate_error(struct __sk_buff *skb, __u32 ttl)
 {
 	__u32 zero = 0, check;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -175,7 +213,7 @@ __attribute__((noinline)) int translate_error(struct __sk_buff *skb)
 	from.dst = packet->tuple.dst;
 	into.src = same_address(&quotes->dst, &packet->tuple.src) ? s->reporter : quotes->dst;
 	into.dst = quotes->src;
-	if (rewrite_addresses(skb, packet, &from, &into, &outer))
+	if (readdress(skb, packet, &from, &into, ttl, &outer))
 		return -1;
 	return packet->v6 ? bpf_l4_csum_replace(skb, check, 0, outer, BPF_F_PSEUDO_HDR) : 0;
 }

@@ -46,6 +46,13 @@ struct icmp_packet_v6 {
 };
 ASSERT_SIZE(icmp_packet_v6, 48);
 
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
 /* A thousand errors a second from each CPU, fifty at once: what the kernel grants itself (icmp_msgs_per_sec). */
 static __always_inline bool may_send_error(struct scratch *s)
 {
@@ -72,16 +79,6 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 	if (bpf_skb_load_bytes(skb, packet->l4, &type, 1))
 		return true;
 	return packet->v6 ? type < 128 : type != 8 && type != 0 && type != 13 && type != 14;
-}
-
-static __always_inline void swap_link_addresses(struct __sk_buff *skb, __u32 l3)
-{
-	__u8 dst[6], src[6];
-
-	if (l3 < 14 || bpf_skb_load_bytes(skb, 0, dst, 6) || bpf_skb_load_bytes(skb, 6, src, 6))
-		return;
-	bpf_skb_store_bytes(skb, 0, src, 6, 0);
-	bpf_skb_store_bytes(skb, 6, dst, 6, 0);
 }
 
 /* Turns the packet into the error: too long for mtu, or if that is 0, port unreachable. Nonzero if it could not be

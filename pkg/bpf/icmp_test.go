@@ -238,7 +238,11 @@ func TestErrorsHost(t *testing.T) {
 			in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
 			pool := n.addPool(t, VerdictServe, []Slot{n.addBackend(t, backend, protocol)})
 			n.addFrontend(t, frontend, protocol, Frontend{Service: pool, Inside: pool, Kind: KindClusterIP})
-			c := converse(in, n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_new host_forward")))
+			source := in.src
+			if i == 1 { // by another link than the route that the node chose its source for
+				source = at(n.eth1.addr[f.name], 0)
+			}
+			c := converse(in, n.must(t, own(n.eth0, in, redirect, in.from(source).to(backend), "flow_new host_forward")))
 			answer := func(in, out packet) step { return podIngress(n.pod0, in, next, out, "icmp_error host_reply") }
 			if i == 1 {
 				answer = func(in, out packet) step { return ingress(n.eth1, in, next, out, "icmp_error host_reply") }
@@ -248,7 +252,7 @@ func TestErrorsHost(t *testing.T) {
 				n.mustTranslate(t, fmt.Sprintf("of %s %d", who, i), complained{by: by, about: c.sent, shown: frontend.Addr(), original: in, step: answer})
 			}
 			n.must(t, answer(c.reply, c.replied).counting("host_reply"))
-			n.mustTranslate(t, fmt.Sprintf("of the node %d", i), complained{by: f.node, about: c.replied, shown: f.node, original: c.reply, step: func(in, out packet) step {
+			n.mustTranslate(t, fmt.Sprintf("of the node %d", i), complained{by: f.node, about: c.replied, shown: c.sent.src.Addr(), original: c.reply, step: func(in, out packet) step {
 				return own(n.eth0, in, redirect, out, "icmp_error host_forward")
 			}})
 		}
@@ -265,14 +269,14 @@ func TestHostTooLong(t *testing.T) {
 		n.serve(t, frontend, protocol, backend)
 		in := f.first(protocol, 40000, frontend).from(at(f.node, 40000))
 		in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
-		n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_new host_forward"))
+		source := n.must(t, own(n.eth0, in, redirect, in.from(at(n.eth2.addr[f.name], 0)).to(backend), "flow_new host_forward")).src
 		in.payload = strings.Repeat("x", n.eth2.mtu-in.ipLength()+len(in.payload))
-		n.must(t, own(n.eth0, in, redirect, in.to(backend), "host_forward"))
+		n.must(t, own(n.eth0, in, redirect, in.from(source).to(backend), "host_forward"))
 		in.payload += "x"
 		for _, in.mayBeCut = range []bool{false, true} {
 			n.must(t, told(own(n.eth0, in, 0, in, ""), n.eth2.mtu))
 		}
-		many := own(n.eth0, in, redirect, in.to(backend), "host_forward")
+		many := own(n.eth0, in, redirect, in.from(source).to(backend), "host_forward")
 		many.gso = n.eth2.mtu - (in.ipLength() - len(in.payload))
 		n.must(t, many)
 		many.gso++
