@@ -286,7 +286,7 @@ static __always_inline int refuse_packet(struct __sk_buff *skb, struct scratch *
 	if (origin == FROM_OUTSIDE || !is_service_address(&s->packet.tuple.dst))
 		return NEXT;
 	if (is_frontend_address(&s->packet.tuple.dst))
-		return reject(skb, &s->packet, s, origin == FROM_HOST);
+		return reject(skb, origin == FROM_HOST);
 	count(STAT_PACKET_UNALLOCATED);
 	return DROP;
 }
@@ -331,6 +331,8 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	if (origin == FROM_HOST)
 		ifindex = out;
 	packet = &s->packet;
+	if (packet->error)
+		return refuse_packet(skb, s, origin); /* about nothing that we have translated */
 	flow = &s->flow;
 	client = packet->tuple.src;
 	frontend = find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol);
@@ -360,7 +362,7 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 			count(STAT_PACKET_DROP);
 			return DROP;
 		}
-		return verdict == VERDICT_REJECT ? reject(skb, packet, s, origin == FROM_HOST) : NEXT;
+		return verdict == VERDICT_REJECT ? reject(skb, origin == FROM_HOST) : NEXT;
 	}
 
 	__builtin_memset(flow, 0, sizeof(*flow));

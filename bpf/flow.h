@@ -197,6 +197,12 @@ static __always_inline bool follow_flow(const struct packet *packet, struct scra
 		bpf_map_delete_elem(&embryos, &packet->tuple);
 		return false;
 	}
+	/* No sign of life, and anybody can have sent it. */
+	if (packet->error) {
+		count(STAT_ICMP_ERROR);
+		s->flow = *flow;
+		return true;
+	}
 	count_packet(flow, packet);
 	s->flow = *flow;
 	if (!embryo)

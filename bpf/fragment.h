@@ -30,17 +30,27 @@ static __always_inline void note_fragment(const struct packet *packet, bool egre
 	to->ifindex = kept;
 }
 
-/* A first fragment begins a new datagram: what an earlier one with its id did is over. */
-static __always_inline void forget_fragment(const struct packet *packet, bool egress)
+/*
+ * A first fragment begins a new datagram: what an earlier one with its id did is over. Until we have done something
+ * to it, it is left alone, and so are those that follow it; that is noted if they could be taken for ours. room:
+ * scratch.
+ */
+static __always_inline void begin_datagram(const struct packet *packet, bool egress, bool may_be_ours,
+					   struct flow *room)
 {
 	struct fragment_key key;
 
 	fragment_key(packet, egress, &key);
-	bpf_map_delete_elem(&fragments, &key);
+	if (may_be_ours) {
+		__builtin_memset(room, 0, sizeof(*room));
+		bpf_map_update_elem(&fragments, &key, room, BPF_ANY);
+	} else {
+		bpf_map_delete_elem(&fragments, &key);
+	}
 }
 
 static __always_inline int follow_fragment(struct __sk_buff *skb, const struct packet *packet, bool egress,
-					   struct bpf_fib_lookup *route)
+					   bool may_be_ours, struct bpf_fib_lookup *route)
 {
 	struct fragment_key key;
 	const struct flow *to;
@@ -50,9 +60,12 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 	fragment_key(packet, egress, &key);
 	to = bpf_map_lookup_elem(&fragments, &key);
 	if (!to) {
-		count(STAT_FRAGMENT_ORPHAN);
+		if (may_be_ours)
+			count(STAT_FRAGMENT_ORPHAN);
 		return NEXT;
 	}
+	if (!to->flags)
+		return NEXT; /* as its first */
 	count(STAT_FRAGMENT);
 	if (!to->ifindex) {
 		if (rewrite(skb, packet, to))

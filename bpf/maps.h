@@ -225,6 +225,10 @@ struct scratch {
 	struct flow flow;
 	struct flow room;
 	struct bpf_fib_lookup route;
+	/* icmp.h */
+	struct packet quoted;	 /* what an ICMP error quotes */
+	struct tuple quotes;	 /* what it is to quote */
+	struct address reporter; /* who sends it */
 	/* reject.h */
 	__u64 errors_since;
 	__u32 errors_left;

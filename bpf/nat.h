@@ -6,10 +6,14 @@
 #ifndef SVCPROXY_NAT_H
 #define SVCPROXY_NAT_H
 
+#include "flow.h"
 #include "sctp.h"
 
 #define L3_V4_TTL 8
 #define L3_V6_HOP_LIMIT 7
+
+/* icmp.h: makes the ICMP error in the scratch one about the packet s->quotes. */
+int translate_error(struct __sk_buff *skb, __u32 ttl);
 
 /* The sum of a and b in ones' complement. */
 static __always_inline __u32 csum_add(__u32 a, __u32 b)
@@ -83,6 +87,19 @@ static __always_inline long rewrite_v6(struct __sk_buff *skb, const struct packe
 	return bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);
 }
 
+/* Makes an ICMP error one about the packet that the flow's other side has sent. */
+static __always_inline long rewrite_error(struct __sk_buff *skb, const struct packet *packet, const struct flow *to,
+					  __u8 ttl)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return -1;
+	answer_tuple(to, packet->tuple.protocol, &s->quotes);
+	return translate_error(skb, ttl);
+}
+
 /* Gives the packet the flow's addresses, its ports unless it is a later fragment, and a time to live. 0, or
  * negative errno, and then the packet is good for nothing. */
 static __always_inline long rewrite_ttl(struct __sk_buff *skb, const struct packet *packet, const struct flow *to,
@@ -97,6 +114,8 @@ static __always_inline long rewrite_ttl(struct __sk_buff *skb, const struct pack
 	__u32 diff;
 	long err;
 
+	if (packet->error)
+		return rewrite_error(skb, packet, to, ttl);
 	err = packet->v6 ? rewrite_v6(skb, packet, to, ttl, &diff) : rewrite_v4(skb, packet, to, ttl, &diff);
 	if (err || packet->later_fragment)
 		return err;

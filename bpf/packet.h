@@ -19,6 +19,7 @@ struct packet {
 	bool later_fragment; /* and not its first part: no transport header */
 	bool dont_fragment;
 	bool translatable; /* of a protocol that Services have; the tuple is whole */
+	bool error;	   /* an ICMP error about such a packet; the tuple is that of an answer to it (icmp.h) */
 	bool begins;	   /* may be the first of a connection */
 	bool answers;	   /* TCP SYN-ACK, SCTP INIT ACK: what only a real client can answer; any UDP packet */
 	bool resets;	   /* ends the connection at once */

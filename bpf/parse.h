@@ -11,9 +11,11 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 #define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMP 1
 #define IPPROTO_ROUTING 43
 #define IPPROTO_FRAGMENT 44
 #define IPPROTO_AH 51
+#define IPPROTO_ICMPV6 58
 #define IPPROTO_DSTOPTS 60
 #ifndef IPPROTO_TCP
 #define IPPROTO_TCP 6
@@ -212,6 +214,17 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 	return PARSED;
 }
 
+/* Whether Services have this protocol. */
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+static __always_inline bool is_icmp(const struct packet *packet)
+{
+	return packet->tuple.protocol == (packet->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) && !packet->fragment;
+}
+
 /* Reads the headers of an IP packet that starts at offset l3; *packet must be zero. */
 static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct packet *packet)
 {
@@ -229,8 +242,7 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, __u32 l3, struct
 	if (packet->length + l3 > skb->len)
 		return PARSED_MALFORMED;
 
-	if (packet->tuple.protocol != IPPROTO_TCP && packet->tuple.protocol != IPPROTO_UDP &&
-	    packet->tuple.protocol != IPPROTO_SCTP)
+	if (!has_ports(packet->tuple.protocol))
 		return PARSED;
 	packet->translatable = true;
 	if (packet->later_fragment)

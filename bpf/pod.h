@@ -73,7 +73,7 @@ static __always_inline int pod_egress(struct __sk_buff *skb, __u32 l3)
 	packet = &s->packet;
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
-	if (find_detour(packet, s)) {
+	if (find_detour(skb, packet, s)) {
 		if (rewrite(skb, packet, &s->flow))
 			return DROP;
 		note_fragment(packet, true, &s->flow, 0);

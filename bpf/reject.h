@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * reject.h: tells a client at once that nobody answers: the packet is turned into the ICMP error about
- * itself (RFC 792, RFC 4443: port unreachable) and sent back out of the link it came in by. Its source is
- * the dialled address, and so is the destination in the quote: that is what the client's kernel finds its
- * socket by.
+ * reject.h: tells a client at once that nobody answers, or a sender that its packets are too long for where we
+ * redirect them: the packet is turned into the ICMP error about itself (RFC 792, RFC 4443: port unreachable,
+ * fragmentation needed, packet too big) and sent back out of the link it came in by. Its source is the dialled
+ * address, and so is the destination in the quote: that is what the sender's kernel finds its socket by.
  */
 #ifndef SVCPROXY_REJECT_H
 #define SVCPROXY_REJECT_H
 
 #include "route.h"
 
-#define IPPROTO_ICMP 1
-#define IPPROTO_ICMPV6 58
 #define ICMP_TTL 64
 
 /* Bytes quoted of the transport header: eight are enough for the client, but Linux finds who
@@ -26,7 +24,7 @@
 struct icmp_error {
 	__u8 type, code;
 	__be16 check;
-	__be32 unused;
+	__be32 mtu; /* where there is none: unused */
 };
 
 struct icmp_packet_v4 {
@@ -74,6 +72,8 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 {
 	__u8 type;
 
+	if (packet->error)
+		return true;
 	if (packet->tuple.protocol != IPPROTO_ICMP && packet->tuple.protocol != IPPROTO_ICMPV6)
 		return false;
 	if (bpf_skb_load_bytes(skb, packet->l4, &type, 1))
@@ -81,8 +81,9 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 	return packet->v6 ? type < 128 : type != 8 && type != 0 && type != 13 && type != 14;
 }
 
-/* Turns the packet into the error. Nonzero if it could not be done; the packet is then good for nothing. */
-static __always_inline long make_error(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+/* Turns the packet into the error: too long for mtu, or if that is 0, port unreachable. Nonzero if it could not be
+ * done; the packet is then good for nothing. */
+static __always_inline long make_error(struct __sk_buff *skb, const struct packet *packet, struct scratch *s, __u32 mtu)
 {
 	bool more = packet->tuple.protocol == IPPROTO_TCP || packet->tuple.protocol == IPPROTO_SCTP;
 	__u32 quoted = packet->l4 - packet->l3 + (more ? QUOTE_TRANSPORT : 8);
@@ -108,7 +109,7 @@ static __always_inline long make_error(struct __sk_buff *skb, const struct packe
 			.ttl = ICMP_TTL,
 			.src = packet->tuple.dst,
 			.dst = packet->tuple.src,
-			.icmp = { .type = 1, .code = 4 },
+			.icmp = { .type = mtu ? 2 : 1, .code = mtu ? 0 : 4, .mtu = bpf_htonl(mtu) },
 		};
 		/* The pseudo-header is the two addresses, the length and the protocol, in any order. */
 		__be32 pseudo = bpf_htonl(sizeof(error.icmp) + quoted + IPPROTO_ICMPV6);
@@ -125,7 +126,7 @@ static __always_inline long make_error(struct __sk_buff *skb, const struct packe
 			.protocol = IPPROTO_ICMP,
 			.src = packet->tuple.dst.word[3],
 			.dst = packet->tuple.src.word[3],
-			.icmp = { .type = 3, .code = 3 },
+			.icmp = { .type = 3, .code = mtu ? 4 : 3, .mtu = bpf_htonl(mtu) },
 		};
 
 		error.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&error, 20, 0));
@@ -136,18 +137,36 @@ static __always_inline long make_error(struct __sk_buff *skb, const struct packe
 	return err ? err : bpf_skb_store_bytes(skb, packet->l3 + header, s->quote, quoted, BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Answers a packet with port unreachable, at a bounded rate. The packet is gone either way. own: it is this
- * node's, on its way out: the error comes in by the same link. */
-static __always_inline int reject(struct __sk_buff *skb, const struct packet *packet, struct scratch *s, bool own)
+/* Answers the packet in the scratch with an error, at a bounded rate. The packet is gone either way. own: it is this
+ * node's, on its way out: the error comes in by the same link. Global: see begin.h. */
+__attribute__((noinline)) int send_error(struct __sk_buff *skb, __u32 mtu, __u32 own)
 {
-	count(STAT_PACKET_REJECT);
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	const struct packet *packet;
+
+	if (!s)
+		return DROP;
+	packet = &s->packet;
 	/* No error about an error (RFC 1122 3.2.2), a reset, or a later fragment. */
 	if (packet->resets || packet->later_fragment || is_icmp_error(skb, packet) || !may_send_error(s))
 		return DROP;
-	if (make_error(skb, packet, s))
+	if (make_error(skb, packet, s, mtu))
 		return DROP;
 	swap_link_addresses(skb, packet->l3);
 	return bpf_redirect(skb->ifindex, own ? BPF_F_INGRESS : 0);
+}
+
+static __always_inline int reject(struct __sk_buff *skb, bool own)
+{
+	count(STAT_PACKET_REJECT);
+	return send_error(skb, 0, own);
+}
+
+static __always_inline int refuse_length(struct __sk_buff *skb, __u32 mtu, bool own)
+{
+	count(STAT_PACKET_TOO_BIG);
+	return send_error(skb, mtu, own);
 }
 
 #endif

@@ -74,9 +74,17 @@ static __always_inline int turn_round(struct __sk_buff *skb, __u32 l3)
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
+/* What the link takes that was found too small for a packet of this length; 0: the kernel does not tell (before 5.12).
+ */
+static __always_inline __u32 told_mtu(const struct bpf_fib_lookup *route, __u32 length)
+{
+	return route->mtu_result < length ? route->mtu_result : 0;
+}
+
 /*
  * Finds the way for a packet of a remote flow. 0: it can be redirected; else it must take the stack:
- * too big for the way, at the end of its life (the stack answers with ICMP), or no plain route.
+ * too big for the way (BPF_FIB_LKUP_RET_FRAG_NEEDED), at the end of its life (the stack answers with ICMP), or no
+ * plain route.
  */
 static __always_inline long find_flow_route(struct __sk_buff *skb, struct bpf_fib_lookup *route,
 					    const struct packet *packet, const struct flow *flow)

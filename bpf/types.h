@@ -317,7 +317,9 @@ enum stat {
 	STAT_HOST_FORWARD, /* from this node, at an uplink: to a backend */
 	STAT_HOST_REPLY,
 	STAT_FRAGMENT,	       /* later fragment, followed its first */
-	STAT_FRAGMENT_ORPHAN,  /* later fragment whose first was not seen: left alone */
+	STAT_ICMP_ERROR,       /* ICMP error about a flow's packet */
+	STAT_PACKET_TOO_BIG,   /* packet longer than the link it was to be redirected to takes */
+	STAT_FRAGMENT_ORPHAN,  /* later fragment that could be ours, but its first was not seen: left alone */
 	STAT_SOCKET_DESTROYED, /* connected UDP socket ended, its backend is gone */
 	STAT_MAX,
 };

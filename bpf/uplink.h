@@ -15,8 +15,10 @@
 
 #include "fragment.h"
 #include "glance.h"
+#include "icmp.h"
 
 #define PACKET_HOST 0
+#define MIN_MTU 1280 /* what every link takes (RFC 8200, 5) */
 
 /* Sends a packet of a remote flow through the stack, its second half to be rewritten where it leaves. */
 static __always_inline int send_through_stack(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
@@ -48,15 +50,27 @@ static __always_inline int send_through_stack(struct __sk_buff *skb, const struc
 }
 
 /* Whether the packet is on its way through the stack; the second half of its rewrite is then in s->flow. */
-static __always_inline bool find_detour(const struct packet *packet, struct scratch *s)
+static __always_inline bool find_detour(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
 	const struct flow *flow;
 
 	if (!is_snat_port(packet->tuple.sport) && !is_snat_port(packet->tuple.dport))
 		return false;
 	flow = bpf_map_lookup_elem(&detours, &packet->tuple);
+	if (!flow && packet->error) {
+		/* The stack's own, about a packet that has had the first half: the sender knows it as it was before. */
+		flow = bpf_map_lookup_elem(&detours, &s->quoted.tuple);
+		if (!flow)
+			return false;
+		answer_tuple(flow, packet->tuple.protocol, &s->answer);
+		flow = bpf_map_lookup_elem(&flows, &s->answer);
+		if (!flow)
+			flow = bpf_map_lookup_elem(&embryos, &s->answer);
+	}
 	if (!flow)
 		return false;
+	if (packet->error && !skb->ingress_ifindex)
+		count(STAT_ICMP_ERROR);
 	s->flow = *flow;
 	return true;
 }
@@ -66,9 +80,14 @@ static __always_inline int forward_remote(struct __sk_buff *skb, const struct pa
 {
 	struct flow *flow = &s->flow;
 	bool reply = flow->flags & FLOW_REPLY;
-	__u32 ifindex;
+	__u32 ifindex, mtu;
+	long rc;
 
-	if (find_flow_route(skb, &s->route, packet, flow))
+	rc = find_flow_route(skb, &s->route, packet, flow);
+	mtu = rc == BPF_FIB_LKUP_RET_FRAG_NEEDED ? told_mtu(&s->route, wire_length(skb, packet)) : 0;
+	if (mtu && packet->dont_fragment)
+		return refuse_length(skb, mtu, false);
+	if (rc)
 		return send_through_stack(skb, packet, s);
 	ifindex = reply ? flow->ifindex : s->route.ifindex;
 	if (rewrite_routed(skb, packet, flow))
@@ -105,19 +124,24 @@ static __always_inline struct scratch *read_packet(struct __sk_buff *skb, __u32 
 	parsed = parse(skb, l3, &s->packet);
 	if (parsed == PARSED_MALFORMED)
 		count(STAT_PACKET_MALFORMED);
+	else if (parsed == PARSED && is_icmp(&s->packet))
+		read_error(skb);
 	return parsed == PARSED ? s : NULL;
 }
 
 /* A later fragment goes the way of its first; a first one begins a new datagram. true: *verdict is set. */
 static __always_inline bool is_later_fragment(struct __sk_buff *skb, struct scratch *s, bool egress, int *verdict)
 {
+	bool may_be_ours;
+
 	if (!s->packet.fragment)
 		return false;
+	may_be_ours = is_frontend_address(&s->packet.tuple.dst) || may_be_reply(&s->packet.tuple.src, FLOW_AT);
 	if (!s->packet.later_fragment) {
-		forget_fragment(&s->packet, egress);
+		begin_datagram(&s->packet, egress, may_be_ours, &s->room);
 		return false;
 	}
-	*verdict = follow_fragment(skb, &s->packet, egress, &s->route);
+	*verdict = follow_fragment(skb, &s->packet, egress, may_be_ours, &s->route);
 	return true;
 }
 
@@ -160,11 +184,17 @@ static __always_inline int loop_back(struct __sk_buff *skb, const struct packet 
  * its packets go to the backend, wherever that is. */
 static __always_inline int forward_own(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
+	__u32 length = wire_length(skb, packet), mtu;
 	long rc;
 
 	if (s->flow.flags & FLOW_LOOP)
 		return loop_back(skb, packet, s);
-	rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, 0, 0);
+	rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, length, 0);
+	/* The sender cuts its packets then, whether this one may be cut or not. */
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		mtu = told_mtu(&s->route, length);
+		return refuse_length(skb, mtu ? mtu : MIN_MTU, true);
+	}
 	if (rc && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP; /* the way it was going leads to nobody */
 	if (rewrite(skb, packet, &s->flow))
@@ -191,7 +221,7 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 		return refuse_unserved(skb, FROM_HOST);
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
-	if (find_detour(packet, s)) {
+	if (find_detour(skb, packet, s)) {
 		if (rewrite(skb, packet, &s->flow))
 			return DROP;
 		note_fragment(packet, true, &s->flow, 0);
@@ -212,7 +242,8 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 		return refuse_unserved(skb, FROM_HOST);
 	/* Forwarded: it has been seen where it came in, where an unused port is not refused to outside clients. */
 	if (skb->ingress_ifindex)
-		return find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol) ?
+		return !packet->error &&
+				       find_frontend(&packet->tuple.dst, packet->tuple.dport, packet->tuple.protocol) ?
 			       NEXT :
 			       refuse_unserved(skb, FROM_HOST);
 	if (!known && !follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS)) {

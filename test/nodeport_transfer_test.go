@@ -48,19 +48,7 @@ func TestNodePortTransfer(t *testing.T) {
 			const first = 30090
 			w := newWorld(t, test.options)
 			putPlaces(t, w, first)
-			streams := service("stream", 89, 30089)
-			for place, b := range w.inPlaces() {
-				echo(t, b.Host)
-				s := streams.DeepCopy()
-				s.Name = fmt.Sprintf("stream-%d", place)
-				s.Spec.ClusterIPs = []string{clusterIPv4(100 + uint8(place)), clusterIPv6(100 + uint8(place))}
-				s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
-				for i := range s.Spec.Ports {
-					s.Spec.Ports[i].NodePort = first + places + int32(place)
-					s.Spec.Ports[i].TargetPort.IntVal = echoPort
-				}
-				w.put(t, s, b)
-			}
+			putStreams(t, w, first+places)
 			w.start(t, []string{"--north-south", test.way})
 			for _, o := range offloads {
 				t.Run(o.name, func(t *testing.T) {
@@ -69,8 +57,8 @@ func TestNodePortTransfer(t *testing.T) {
 						for i, addr := range w.a.Addrs() {
 							t.Run(fmt.Sprintf("%s/IPv%d", name, 4+2*i), func(t *testing.T) {
 								transfer(t, w.client.Host, netip.AddrPortFrom(addr, first+places+uint16(place)))
-								// To IPv6 that fits the wire but not the pods' links (1450 with a tunnel) the
-								// node's answer is Packet Too Big, which is not translated yet (DESIGN D9).
+								// IPv6 that fits the wire but not the pods' links (1450 with a tunnel) is lost at
+								// first, and must be sent again: see TestNodePortNarrow.
 								pod := place == podHere || place == podElsewhere
 								if test.options.Overlay == testenv.Direct || addr.Is4() || !pod {
 									sendLarge(t, w, netip.AddrPortFrom(addr, first+uint16(place)), w.inPlaces()[place].Host)
@@ -81,6 +69,19 @@ func TestNodePortTransfer(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// putStreams makes a Service in each place that sends back what comes by TCP; place p's NodePort is first+p.
+func putStreams(t *testing.T, w *world, first int32) {
+	t.Helper()
+	for place, b := range w.inPlaces() {
+		echo(t, b.Host)
+		s := service(fmt.Sprintf("stream-%d", place), 100+uint8(place), first+int32(place))
+		for i := range s.Spec.Ports {
+			s.Spec.Ports[i].TargetPort.IntVal = echoPort
+		}
+		w.put(t, s, b)
 	}
 }
 

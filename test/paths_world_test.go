@@ -36,7 +36,7 @@ type world struct {
 // newWorld makes the cluster. Agents are started by start, when their first manifests are there.
 func newWorld(t *testing.T, o testenv.Options) *world {
 	t.Helper()
-	o.Nodes, o.PodsPerNode, o.Clients = 2, 2, 1
+	o.Nodes, o.PodsPerNode, o.Clients = 2, 2, max(1, o.Clients)
 	c := testenv.MustNew(t, o)
 	w := &world{Cluster: c, a: c.Nodes[0], b: c.Nodes[1], client: c.Clients[0], dir: t.TempDir()}
 	w.a1, w.a2, w.b1, w.b2 = w.a.Pods[0], w.a.Pods[1], w.b.Pods[0], w.b.Pods[1]

@@ -74,6 +74,11 @@ func TestFragmentWithoutFirst(t *testing.T) {
 		n.serve(t, frontend, udp, at(f.pod, 53))
 		later := datagram(77, f.first(udp, 40000, frontend))[1]
 		n.must(t, ingress(n.eth0, later, next, later, "fragment_orphan"))
+		n.must(t, egress(n.eth1, later, next, later, "fragment_orphan"))
+		// What goes from others to others is no concern of ours.
+		foreign := later.to(at(f.onB, 40000))
+		n.must(t, ingress(n.eth0, foreign, next, foreign, ""))
+		n.must(t, egress(n.eth1, foreign, next, foreign, ""))
 	})
 }
 
@@ -88,7 +93,9 @@ func TestFragmentIDComesRound(t *testing.T) {
 		}
 		parts := datagram(77, f.first(udp, 40000, at(f.node, 514)))
 		n.must(t, ingress(n.eth0, parts[0], next, parts[0], ""))
-		n.must(t, ingress(n.eth0, parts[1], next, parts[1], "fragment_orphan"))
+		n.must(t, ingress(n.eth0, parts[1], next, parts[1], ""))
+		// Nor do its parts follow it where it was never seen.
+		n.must(t, egress(n.eth0, parts[1], next, parts[1], "fragment_orphan"))
 	})
 }
 

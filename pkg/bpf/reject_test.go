@@ -10,9 +10,19 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// unreachable is the ICMP error that a client gets about its packet p: from the address that it has dialled,
-// to where p's frame came from.
+// unreachable is the ICMP error that a client gets about its packet p, if nobody serves where it goes.
 func (p packet) unreachable() []byte {
+	return p.refusal(map[bool][]byte{false: {3, 3, 0, 0, 0, 0, 0, 0}, true: {1, 4, 0, 0, 0, 0, 0, 0}}[p.v6()])
+}
+
+// tooBig is the one that it gets if p is longer than mtu, the most that the way on takes.
+func (p packet) tooBig(mtu int) []byte {
+	icmp := map[bool][]byte{false: {3, 4, 0, 0, 0, 0}, true: {2, 0, 0, 0, 0, 0}}[p.v6()]
+	return p.refusal(binary.BigEndian.AppendUint16(icmp, uint16(mtu)))
+}
+
+// refusal is an ICMP error of ours about a packet p: from the address that was dialled, to where p's frame came from.
+func (p packet) refusal(icmp []byte) []byte {
 	frame := p.bytes()
 	quoted := frame[14:]
 	// Linux finds an SCTP client that has sent an INIT by the tag in it (sctp_err_lookup).
@@ -23,11 +33,9 @@ func (p packet) unreachable() []byte {
 		quoted = quoted[:min(len(quoted), len(p.headerV4(0))+transport)]
 	}
 	e := packet{ethSrc: p.ethDst, ethDst: p.ethSrc, src: p.dst, dst: p.src, protocol: 1, ttl: 64, raw: true, mayBeCut: true}
-	icmp := []byte{3, 3, 0, 0, 0, 0, 0, 0}
 	start := uint32(0)
 	if p.v6() {
 		e.protocol = 58
-		icmp[0], icmp[1] = 1, 4
 		start = e.pseudoSum(len(icmp) + len(quoted))
 	}
 	icmp = append(icmp, quoted...)

@@ -244,9 +244,11 @@ const (
 	svcproxyStatSTAT_HOST_FORWARD       svcproxyStat = 34
 	svcproxyStatSTAT_HOST_REPLY         svcproxyStat = 35
 	svcproxyStatSTAT_FRAGMENT           svcproxyStat = 36
-	svcproxyStatSTAT_FRAGMENT_ORPHAN    svcproxyStat = 37
-	svcproxyStatSTAT_SOCKET_DESTROYED   svcproxyStat = 38
-	svcproxyStatSTAT_MAX                svcproxyStat = 39
+	svcproxyStatSTAT_ICMP_ERROR         svcproxyStat = 37
+	svcproxyStatSTAT_PACKET_TOO_BIG     svcproxyStat = 38
+	svcproxyStatSTAT_FRAGMENT_ORPHAN    svcproxyStat = 39
+	svcproxyStatSTAT_SOCKET_DESTROYED   svcproxyStat = 40
+	svcproxyStatSTAT_MAX                svcproxyStat = 41
 )
 
 type svcproxyTuple struct {
