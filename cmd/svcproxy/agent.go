@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -52,8 +53,7 @@ type agent struct {
 	state      *watch.State
 	health     *health.Proxy
 	metrics    *metrics.Metrics
-	client     kubernetes.Interface // nil with --manifests
-	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
+	nodeKnown  chan struct{} // closed by the loop when the links have been told the node's addresses
 
 	stale chan struct{} // capacity 1: UDP sockets may be connected to a backend that is gone
 
@@ -65,6 +65,7 @@ type agent struct {
 	view     *endpoints.View // nil until the first pass
 	changes  []watch.Change  // kept until then
 	triggers []watch.Trigger // of the changes that are not yet in the kernel
+	decoded  []time.Time     // when their events were
 	attached bool
 	retry    *time.Timer // for what failed in the tables
 	relink   *time.Timer // for links that could not be attached to
@@ -74,13 +75,12 @@ type agent struct {
 	written  reconcile.Stats
 }
 
-// watch runs the source of Services until ctx is done.
-func (a *agent) watch(ctx context.Context) error {
-	name := a.config.Node
-	if a.config.Manifests != "" {
-		return ignoreCanceled(ctx, watch.RunManifests(ctx, a.config.Manifests, name, a.state, a.log))
+// watchServices runs the source of Services until ctx is done.
+func watchServices(ctx context.Context, c *config.Config, client kubernetes.Interface, state *watch.State, log *slog.Logger) error {
+	if c.Manifests != "" {
+		return ignoreCanceled(ctx, watch.RunManifests(ctx, c.Manifests, c.Node, state, log))
 	}
-	return ignoreCanceled(ctx, watch.RunAPI(ctx, a.client, name, a.state, a.log))
+	return ignoreCanceled(ctx, watch.RunAPI(ctx, client, c.Node, state, log))
 }
 
 // run is the loop: what has changed is taken, and in the kernel before the next is looked at. Changes that
@@ -204,15 +204,19 @@ func (a *agent) apply(changes []watch.Change) {
 		return
 	}
 	wanted := make([]reconcile.Change, len(a.changes))
-	a.triggers = a.triggers[:0]
+	now := time.Now()
+	a.triggers, a.decoded = a.triggers[:0], a.decoded[:0]
 	for i, c := range a.changes {
 		c.Service = a.admitted(c.Service)
 		wanted[i] = reconcile.Change{Name: c.Name, Service: c.Service, Slices: c.Slices}
 		a.triggers = append(a.triggers, c.Triggers...)
+		if !c.Decoded.IsZero() {
+			a.metrics.ObserveTaken(now.Sub(c.Decoded))
+			a.decoded = append(a.decoded, c.Decoded)
+		}
 		a.consequences.expect(c, a.view)
 	}
 	a.changes = nil
-	now := time.Now()
 	a.metrics.QueuedSync(now)
 	for _, f := range families {
 		a.health.QueuedUpdate(f)
@@ -275,7 +279,10 @@ func (a *agent) finish(result reconcile.Result, err error) {
 	for _, t := range a.triggers {
 		a.metrics.ObserveProgramming(families[family(t.IPv6)], now.Sub(t.Time))
 	}
-	a.triggers = a.triggers[:0]
+	for _, t := range a.decoded {
+		a.metrics.ObserveWritten(now.Sub(t))
+	}
+	a.triggers, a.decoded = a.triggers[:0], a.decoded[:0]
 	a.metrics.Synced(now)
 	a.log.Debug("programmed", "services", result.Services, "writes", result.Writes)
 	if !a.attached {
@@ -303,6 +310,7 @@ func (a *agent) attach(result reconcile.Result) {
 	a.attached = true
 	a.setUplinks()
 	a.health.SetAwaiting()
+	go debug.FreeOSMemory() // decoding the lists took several times what is left of them
 	a.log.Info("serving", "services", result.Services, "writes", result.Writes+pruned.Writes, "nodePortAddresses", a.view.NodePorts)
 }
 

@@ -88,6 +88,17 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := prepareNode(c, log); err != nil {
 		return err
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); _ = group.Wait() }() // its error, if any, has been returned
+	client, events, err := connect(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	// The lists are read while the kernel verifies the programs: both take long.
+	state := watch.NewState()
+	group.Go(func() error { return watchServices(ctx, c, client, state, log) })
+
 	datapath, err := loadDatapath(c, log)
 	if err != nil {
 		return err
@@ -113,15 +124,9 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	statusMux := m.NewMux(c.Proxy.EnableProfiling, log)
 	statusMux.HandleFunc("/configz", metrics.JSON(configz))
 
-	group, ctx := errgroup.WithContext(ctx)
-	client, events, err := connect(ctx, c, log)
-	if err != nil {
-		return err
-	}
 	a := &agent{
-		client: client,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
-		state: watch.NewState(), health: proxyHealth, metrics: m,
+		state: state, health: proxyHealth, metrics: m,
 		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1),
 	}
 	a.consequences = newConsequences(a, events)
@@ -129,7 +134,6 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	events.aboutNode(v1.EventTypeNormal, reasonStarting, actionStart, "")
 
 	group.Go(func() error { return c.WatchFile(ctx) })
-	group.Go(func() error { return a.watch(ctx) })
 	group.Go(func() error { a.watchLinks(ctx); return nil })
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })
