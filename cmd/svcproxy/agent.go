@@ -26,6 +26,9 @@ import (
 const (
 	// collectPeriod is how often the packet path's flows are looked through for expired ones.
 	collectPeriod = 15 * time.Second
+	// sweepDelay gathers what several changes have unlinked: each wait for the kernel's readers costs all
+	// processors a little.
+	sweepDelay = 100 * time.Millisecond
 	// linkRetry is how soon a link that could not be attached to is tried again.
 	linkRetry = 2 * time.Second
 	// podCIDRPatience is kube-proxy's.
@@ -91,6 +94,12 @@ func (a *agent) run(ctx context.Context) error {
 	for _, f := range families {
 		a.health.Updated(f) // examined from now on, in case no sync ever succeeds
 	}
+	var released <-chan func() // of a sweep that is on its way
+	defer func() {
+		if released != nil {
+			<-released // it uses the tables
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -100,12 +109,8 @@ func (a *agent) run(ctx context.Context) error {
 			continue
 		default:
 		}
-		if a.reconciler.Unlinked() {
-			// Waits for the kernel's readers, so only when no change is waiting.
-			if err := a.reconciler.Collect(); err != nil {
-				a.log.Error("free unlinked entries", "error", err)
-			}
-			continue
+		if released == nil && a.reconciler.Unlinked() {
+			released = a.sweep(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -119,6 +124,11 @@ func (a *agent) run(ctx context.Context) error {
 			if before { // else the first pass has done it, or will
 				a.setUplinks()
 			}
+		case release := <-released:
+			released = nil
+			if release != nil { // else ctx is done
+				release()
+			}
 		case <-a.relink.C:
 			a.setUplinks()
 		case <-a.podCIDRs.C:
@@ -127,6 +137,30 @@ func (a *agent) run(ctx context.Context) error {
 			a.finish(a.reconciler.Retry())
 		}
 	}
+}
+
+// sweep waits, beside the loop, for the kernel's readers of what has been unlinked, and sends what the loop has
+// to do then; it closes the channel if ctx ends first.
+func (a *agent) sweep(ctx context.Context) <-chan func() {
+	released := make(chan func(), 1)
+	release := a.reconciler.Sweep()
+	go func() {
+		defer close(released)
+		for delay := sweepDelay; ; delay = a.config.SyncPeriod() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(delay):
+			}
+			err := a.datapath.Quiesce()
+			if err == nil {
+				released <- release
+				return
+			}
+			a.log.Error("wait for the readers of unlinked entries", "error", err, "retry", a.config.SyncPeriod())
+		}
+	}()
+	return released
 }
 
 func stoppedTimer() *time.Timer {

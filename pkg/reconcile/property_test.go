@@ -47,7 +47,8 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 	wi.settled(w)
 	r := newReconciler(f)
 	view := w.view
-	for range 40 {
+	release := func() {} // of the sweep that is on its way
+	for step := range 40 {
 		var changes []Change
 		if rng.IntN(8) == 0 {
 			w.view = randomView(rng)
@@ -68,6 +69,7 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		if rng.Float64() < restart {
 			f.restart()
 			r = newReconciler(f)
+			release = func() {}
 			adopting = true
 			if err := r.Adopt(); err != nil {
 				t.Fatal(err)
@@ -78,6 +80,11 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		}
 		if rng.IntN(2) == 0 {
 			_ = r.Collect()
+		}
+		if step%3 == 0 { // the wait of the last sweep ends, another begins
+			f.mustQuiesce(t)
+			release()
+			release = r.Sweep()
 		}
 		if rng.IntN(3) == 0 {
 			_, _ = r.Retry()
@@ -102,6 +109,8 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		t.Fatal(err)
 	}
 	f.fail = nil
+	f.mustQuiesce(t)
+	release()
 	mustCollect(t, r)
 	diff(t, w.scratch(t), mustDump(t, f))
 	f.checkLists(t, w)

@@ -43,13 +43,23 @@ func (r *Reconciler) Collect() error {
 		r.stats.Errors++
 		return fmt.Errorf("wait for the readers of unlinked entries: %w", err)
 	}
-	for _, id := range r.trash.cleared {
+	r.Sweep()()
+	return nil
+}
+
+// Sweep is Collect for those who cannot wait: they call what it returns when a [Tables].Quiesce that began
+// afterwards, beside other work, has succeeded. It concerns what has been unlinked so far.
+func (r *Reconciler) Sweep() (release func()) {
+	swept := r.trash
+	r.trash = trash{}
+	return func() { r.release(swept) }
+}
+
+func (r *Reconciler) release(swept trash) {
+	for _, id := range swept.cleared {
 		r.backendIDs.give(id)
 	}
-	r.trash.cleared = r.trash.cleared[:0]
-
-	g := r.trash.unlinked
-	r.trash.unlinked = garbage{}
+	g := swept.unlinked
 	for _, id := range g.pools {
 		r.setPool(id, bpf.Pool{})
 		r.poolIDs.give(id)
@@ -65,7 +75,6 @@ func (r *Reconciler) Collect() error {
 	for _, id := range g.services {
 		r.serviceIDs.give(id)
 	}
-	return nil
 }
 
 // abandon takes all from p that the model gave it; the kernel's side follows when frontends have moved.
