@@ -20,12 +20,12 @@ static __always_inline void namespace_client(__u64 cookie, struct address *clien
 }
 
 /*
- * The backend for a new connection of the client: what choose_backend chooses, unless the frontend has
+ * The backend for a new connection of the client: what choose_backend chooses with `random`, unless the frontend has
  * session affinity and the client a backend that still serves and is in the pool.
  */
 static __always_inline const struct backend *choose_for_client(const struct frontend *frontend, __u32 pool,
-							       const struct address *client, bool v6, struct slot *slot,
-							       enum verdict *verdict)
+							       const struct address *client, bool v6, __u32 random,
+							       struct slot *slot, enum verdict *verdict)
 {
 	struct affinity_key key = { .service = frontend->service, .v6 = v6 };
 	const struct backend *backend;
@@ -35,7 +35,7 @@ static __always_inline const struct backend *choose_for_client(const struct fron
 	__u64 time;
 
 	if (!frontend->affinity)
-		return choose_backend(pool, bpf_get_prandom_u32(), slot, verdict);
+		return choose_backend(pool, random, slot, verdict);
 	time = now();
 	key.client = *client;
 	known = bpf_map_lookup_elem(&affinity, &key);
@@ -51,7 +51,7 @@ static __always_inline const struct backend *choose_for_client(const struct fron
 			return backend;
 		}
 	}
-	backend = choose_backend(pool, bpf_get_prandom_u32(), slot, verdict);
+	backend = choose_backend(pool, random, slot, verdict);
 	if (backend) {
 		fresh.backend = slot->backend;
 		fresh.generation = slot->generation;

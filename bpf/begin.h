@@ -70,34 +70,37 @@ static __always_inline bool is_cluster_pod(const struct address *addr)
 	       (cluster_cidrs[1].mask.word[0] && in_range(addr, &cluster_cidrs[1]));
 }
 
-static __always_inline __u64 *reply_filter_entry(const struct address *addr)
+/* Four bytes, one for each FLOW_AT_*. */
+static __always_inline __u8 *reply_filter_entry(const struct address *addr)
 {
 	__u32 index = hash_address(addr, REPLY_FILTER_BITS);
 
 	return bpf_map_lookup_elem(&reply_filter, &index);
 }
 
-static __always_inline bool may_be_reply(const struct address *addr)
+/* Whether answers from this address are met at a hook (FLOW_AT_*). */
+static __always_inline bool may_be_reply(const struct address *addr, __u32 here)
 {
-	const __u64 *entry = reply_filter_entry(addr);
+	const __u8 *entry = reply_filter_entry(addr);
 
-	return entry && *entry;
+	return entry && entry[here == FLOW_AT_UPLINK_INGRESS ? 0 :
+			      here == FLOW_AT_UPLINK_EGRESS  ? 1 :
+			      here == FLOW_AT_POD_INGRESS    ? 2 :
+							       3];
 }
 
-/* Lets answers from this address through the filter of the hooks they come by. */
-static __always_inline void expect_replies(const struct address *addr)
+/* Lets the answers to a new flow through the filter of the hooks they come by. A byte is stored whole, so two CPUs
+ * do not undo each other. */
+static __always_inline void expect_replies(const struct flow *flow)
 {
-	__u64 *entry = reply_filter_entry(addr);
+	__u8 *entry = reply_filter_entry(&flow->dst);
+	int i;
 
-	if (entry && *entry != 1)
-		*(volatile __u64 *)entry = 1;
-}
-
-static __always_inline __u32 *pod_filter_entry(__u32 ifindex)
-{
-	__u32 index = ifindex & (POD_FILTER_SIZE - 1);
-
-	return bpf_map_lookup_elem(&pod_filter, &index);
+	if (!entry)
+		return;
+	for (i = 0; i < 4; i++)
+		if (flow->flags & (FLOW_AT_UPLINK_INGRESS << 4 << i) && entry[i] != 1)
+			*(volatile __u8 *)&entry[i] = 1;
 }
 
 /*
@@ -173,6 +176,23 @@ static __always_inline __u32 pool_for(const struct frontend *frontend, const str
 	return inside ? frontend->inside : frontend->outside;
 }
 
+/* The node's address on a link of ours; false: it has none. */
+static __always_inline bool node_address(__u32 ifindex, bool v6, struct address *addr)
+{
+	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	const struct pod_link *pod;
+
+	if (uplink) {
+		*addr = v6 ? uplink->snat6 : uplink->snat4;
+	} else {
+		pod = bpf_map_lookup_elem(&pod_links, &ifindex);
+		if (!pod)
+			return false;
+		*addr = v6 ? pod->snat6 : pod->snat4;
+	}
+	return addr->word[3] || addr->word[0];
+}
+
 /*
  * Decides where the packets of a new flow will be met, and as whom the backend sees the client. Nonzero
  * verdict: the packet goes no further.
@@ -201,7 +221,21 @@ static __always_inline int place_flow(struct __sk_buff *skb, const struct packet
 		flow->flags = FLOW_AT_POD_INGRESS | FLOW_AT_POD_INGRESS << 4 | FLOW_BRIDGED;
 	} else if (origin == FROM_HOST) {
 		flow->flags = FLOW_AT_UPLINK_EGRESS | (FLOW_AT_UPLINK_INGRESS | FLOW_AT_POD_INGRESS) << 4;
-		return 0;
+		if (rc == BPF_FIB_LKUP_RET_NOT_FWDED) {
+			/* The backend is here as well. A node takes no packet of its own address from a link, so each
+			 * side sees the frontend. */
+			flow->flags = FLOW_LOOP | FLOW_AT_UPLINK_EGRESS | FLOW_AT_UPLINK_EGRESS << 4;
+			flow->src = packet->tuple.dst;
+			flow->sport = random_snat_port();
+			return 0;
+		}
+		/* The source was chosen for another link than the packet leaves by. */
+		if (!routed || s->route.ifindex == flow->ifindex)
+			return 0;
+		uplink = bpf_map_lookup_elem(&uplinks, &s->route.ifindex);
+		if (!uplink)
+			return 0;
+		flow->src = packet->v6 ? uplink->snat6 : uplink->snat4;
 	} else {
 		uplink = routed ? bpf_map_lookup_elem(&uplinks, &s->route.ifindex) : NULL;
 		flow->flags = FLOW_AT_UPLINK_INGRESS | FLOW_AT_UPLINK_EGRESS << 4;
@@ -215,6 +249,32 @@ static __always_inline int place_flow(struct __sk_buff *skb, const struct packet
 		count(STAT_SNAT_NO_ADDRESS);
 		return DROP;
 	}
+	return 0;
+}
+
+/*
+ * Lets the backend see the node in the place of the client (R-4.1). The stack routes, and the source is rewritten
+ * where the packet leaves; so is the answer's, on its way to the client. Nonzero verdict: the packet goes no further.
+ */
+static __always_inline int masquerade(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+{
+	struct flow *flow = &s->flow;
+	long rc;
+
+	if (!same_address(&flow->src, &packet->tuple.src))
+		return 0; /* it does already */
+	rc = find_route(skb, &s->route, packet, &packet->tuple.src, &flow->dst, flow->ifindex, 0, 0);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH && rc != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return 0; /* a process of this node: nothing leaves */
+	/* A bridge is none of our links: then the link that the client is behind. */
+	if (!node_address(s->route.ifindex, packet->v6, &flow->src) &&
+	    !node_address(flow->ifindex, packet->v6, &flow->src)) {
+		count(STAT_SNAT_NO_ADDRESS);
+		return DROP;
+	}
+	flow->sport = random_snat_port();
+	flow->flags &= FLOW_AT;
+	flow->flags |= FLOW_REMOTE | FLOW_STACK | (FLOW_AT_UPLINK_INGRESS | FLOW_AT_POD_INGRESS) << 4;
 	return 0;
 }
 
@@ -263,7 +323,7 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	struct address client;
 	enum verdict verdict;
 	struct flow *flow;
-	__u32 *filter;
+	__u32 random;
 
 	if (!s)
 		return NEXT;
@@ -292,7 +352,9 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	} else if (origin == FROM_HOST) {
 		namespace_client(host_netns_cookie, &client);
 	}
-	backend = choose_for_client(frontend, pool_for(frontend, packet, origin), &client, packet->v6, &slot, &verdict);
+	random = frontend->flags & FRONTEND_MAGLEV ? hash_client(&packet->tuple) : bpf_get_prandom_u32();
+	backend = choose_for_client(frontend, pool_for(frontend, packet, origin), &client, packet->v6, random, &slot,
+				    &verdict);
 	if (!backend) {
 		if (verdict == VERDICT_DROP) {
 			count(STAT_PACKET_DROP);
@@ -314,16 +376,16 @@ __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, __u32 origin)
 	flow->last_seen = now();
 	flow->packets = 1;
 	flow->bytes = packet->length;
-	if (place_flow(skb, packet, s, origin, pod) || !store_flow(packet, s))
+	if (place_flow(skb, packet, s, origin, pod))
+		return DROP;
+	if (masquerade_all && frontend->kind == FRONTEND_CLUSTER_IP && origin != FROM_HOST &&
+	    masquerade(skb, packet, s))
+		return DROP;
+	if (!store_flow(packet, s))
 		return DROP;
 	count(STAT_FLOW_NEW);
-	if (origin == FROM_POD) {
-		filter = pod_filter_entry(ifindex);
-		if (filter && !*filter)
-			*(volatile __u32 *)filter = 1;
-	} else if (!(flow->flags & FLOW_REMOTE)) {
-		expect_replies(&flow->dst);
-	}
+	if (!(flow->flags & FLOW_REMOTE))
+		expect_replies(flow);
 	return BEGUN;
 }
 

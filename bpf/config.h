@@ -19,6 +19,8 @@ const volatile bool pods_inside = false;
 /* The pods of the cluster, by detectLocalMode ClusterCIDR: inside clients wherever they come from (parity 4.2).
  * IPv4, IPv6; an all-zero mask is none. */
 const volatile struct service_range cluster_cidrs[2] = {};
+/* Backends see the node in the place of who dials a ClusterIP (--masquerade-all). */
+const volatile bool masquerade_all = false;
 /* First and last source port of SNATed flows, host order. */
 const volatile __u16 snat_first_port = 0;
 const volatile __u16 snat_last_port = 0;

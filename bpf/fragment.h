@@ -54,8 +54,11 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 		return NEXT;
 	}
 	count(STAT_FRAGMENT);
-	if (!to->ifindex)
-		return rewrite(skb, packet, to) ? DROP : NEXT;
+	if (!to->ifindex) {
+		if (rewrite(skb, packet, to))
+			return DROP;
+		return to->flags & FLOW_LOOP ? turn_round(skb, packet->l3) : NEXT;
+	}
 	/* Only between uplinks we are the router. */
 	routed = to->flags & FLOW_REMOTE;
 	if (routed && packet->ttl <= 1)
@@ -63,7 +66,7 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct p
 	rc = find_route(skb, route, packet, &to->src, &to->dst, to->ifindex, 0, BPF_FIB_LOOKUP_OUTPUT);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP;
-	if (rewrite(skb, packet, to) || (routed && decrement_ttl(skb, packet)))
+	if (routed ? rewrite_routed(skb, packet, to) : rewrite(skb, packet, to))
 		return DROP;
 	return redirect(route, to->ifindex);
 }

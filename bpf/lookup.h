@@ -93,6 +93,18 @@ static __always_inline bool may_dial(const struct frontend *frontend, const stru
 	return bits && (*bits >= 32 + 96 || !is_v4(client));
 }
 
+/* The same number for a client's connection at every node: not of the dialled address, which for a NodePort is the
+ * node's own. The last lines are MurmurHash3's: every bit of the input moves every bit of the result. */
+static __always_inline __u32 hash_client(const struct tuple *tuple)
+{
+	__u32 h = hash_address(&tuple->src, 31) ^ ((__u32)tuple->sport << 16 | tuple->dport) * 0xcc9e2d51 ^
+		  tuple->protocol;
+
+	h = (h ^ h >> 16) * 0x85ebca6b;
+	h = (h ^ h >> 13) * 0xc2b2ae35;
+	return h ^ h >> 16;
+}
+
 /*
  * Chooses one of a pool's backends. NULL: none, and *verdict says what to do instead. The pool word is read
  * once: it is all that publishes a set, so what it names stays as it is while this program runs.

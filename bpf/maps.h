@@ -110,9 +110,9 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } address_filter SEC(".maps");
 
-/* reply_filter: the same for the addresses of backends on this node, asked of packets that leave.
- * 1: written by the data path when a flow begins. 2: put there by the collector before it walks the
- * flows, and turned to 0 afterwards if no flow of that address was met. */
+/* reply_filter: at which hooks answers of a backend may come by, so that what backends send otherwise costs one array
+ * read: a byte for each, in the order of FLOW_AT_*. 1: written by the data path when a flow begins. 2: put there
+ * by the collector before it walks the flows, and turned to 0 afterwards if it met no flow that needs it. */
 #define REPLY_FILTER_BITS 15
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -200,17 +200,6 @@ struct {
 	__type(value, struct pod_link);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } pod_links SEC(".maps");
-
-/* pod_filter: a byte for each ifindex (modulo its size) on which a pod's flow has begun, so that packets to
- * pods that have none cost one array read. Written by the data path, never cleared. */
-#define POD_FILTER_SIZE (1 << 14)
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, POD_FILTER_SIZE);
-	__type(key, __u32);
-	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} pod_filter SEC(".maps");
 
 /* service_ranges: one entry, the ranges that ClusterIPs are allocated from (ServiceCIDR objects). Written by Go. */
 struct {

@@ -25,6 +25,7 @@ struct packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	__u8 transport; /* bytes of TCP or UDP header */
+	__be16 check;	/* of the IPv4 header */
 };
 
 #endif

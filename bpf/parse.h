@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * parse.h: from an skb to a struct packet. Reads through bpf_skb_load_bytes, which works whatever part of
- * the packet is linear: pulling data out of GSO packets has crashed kernels (before 6.16).
+ * parse.h: from an skb to a struct packet. What is not in the linear part is read by bpf_skb_load_bytes:
+ * pulling data out of GSO packets has crashed kernels (before 6.16).
  */
 #ifndef SVCPROXY_PARSE_H
 #define SVCPROXY_PARSE_H
@@ -45,6 +45,27 @@ enum parsed {
 	PARSED_MALFORMED, /* shorter than its headers say */
 };
 
+/* The highest offset of a header that is read directly: below what the verifier allows for a packet's offsets. */
+#define DIRECT_OFFSET 0x1ff
+
+/* Copies size bytes (a multiple of 4) of the packet: without a call where they are in the linear part. */
+static __always_inline bool read_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
+{
+	const void *data = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
+	const __u32 *from;
+	__u32 i;
+
+	if (offset <= DIRECT_OFFSET) {
+		from = data + offset;
+		if ((const void *)from + size <= end) {
+			for (i = 0; i < size / 4; i++)
+				((__u32 *)to)[i] = from[i];
+			return true;
+		}
+	}
+	return !bpf_skb_load_bytes(skb, offset, to, size);
+}
+
 static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *packet)
 {
 	struct {
@@ -57,7 +78,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	__u32 header;
 	__u16 fragment;
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+	if (!read_bytes(skb, packet->l3, &ip, sizeof(ip)))
 		return PARSED_MALFORMED;
 	header = (ip.version_ihl & 0xf) * 4;
 	packet->length = bpf_ntohs(ip.length);
@@ -69,6 +90,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	packet->dont_fragment = fragment & IP_DF;
 	packet->fragment_id = ip.id;
 	packet->ttl = ip.ttl;
+	packet->check = ip.check;
 	packet->l4 = packet->l3 + header;
 	packet->tuple.protocol = ip.protocol;
 	set_v4(&packet->tuple.src, ip.src);
@@ -92,7 +114,7 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 	__u8 next;
 	int i;
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+	if (!read_bytes(skb, packet->l3, &ip, sizeof(ip)))
 		return PARSED_MALFORMED;
 	if (bpf_ntohl(ip.version_class_flow) >> 28 != 6)
 		return PARSED_MALFORMED;
@@ -151,7 +173,7 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 
 	if (packet->tuple.protocol == IPPROTO_TCP) {
 		/* 20 bytes of header; the four that follow the flags are checksum and urgent pointer */
-		if (packet->l4 + 20 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 14))
+		if (packet->l4 + 20 > end || !read_bytes(skb, packet->l4, &h, 16))
 			return PARSED_MALFORMED;
 		packet->seq = bpf_ntohl(h.tcp.seq);
 		packet->ack = bpf_ntohl(h.tcp.ack);
@@ -164,7 +186,7 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 		packet->resets = h.tcp.flags & TCP_RST;
 	} else if (packet->tuple.protocol == IPPROTO_SCTP) {
 		/* common header, and what the first chunk begins with; only an INIT's goes on with a tag */
-		if (packet->l4 + 16 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 16))
+		if (packet->l4 + 16 > end || !read_bytes(skb, packet->l4, &h, 16))
 			return PARSED_MALFORMED;
 		packet->begins = h.sctp.chunk == SCTP_INIT;
 		packet->answers = h.sctp.chunk == SCTP_INIT_ACK;
@@ -176,7 +198,7 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 		packet->transport = 12;
 		packet->resets = h.sctp.chunk == SCTP_ABORT || h.sctp.chunk == SCTP_SHUTDOWN_COMPLETE;
 	} else {
-		if (packet->l4 + 8 > end || bpf_skb_load_bytes(skb, packet->l4, &h, 8))
+		if (packet->l4 + 8 > end || !read_bytes(skb, packet->l4, &h, 8))
 			return PARSED_MALFORMED;
 		udp_length = bpf_ntohs(h.udp.length); /* of the whole datagram, in its first fragment too */
 		if (udp_length < 8 || (!packet->fragment && packet->l4 + udp_length > end))

@@ -25,10 +25,13 @@ static __always_inline int send_bridged(struct __sk_buff *skb, const struct pack
 /* Packets that a pod sends. */
 static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 {
-	struct scratch *s = read_packet(skb, l3);
 	const struct packet *packet;
+	struct scratch *s;
 	int verdict;
 
+	if (pod_sends_to_others(skb, l3))
+		return NEXT;
+	s = read_packet(skb, l3);
 	if (!s)
 		return NEXT;
 	packet = &s->packet;
@@ -37,13 +40,15 @@ static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 	if (is_later_fragment(skb, s, false, &verdict))
 		return verdict;
 	if (!is_frontend_address(&packet->tuple.dst) && !is_snat_port(packet->tuple.dport) &&
-	    !may_be_reply(&packet->tuple.src))
+	    !may_be_reply(&packet->tuple.src, FLOW_AT_POD_INGRESS))
 		return refuse_unserved(skb, FROM_POD);
 	if (!follow_flow(packet, s, FLOW_AT_POD_INGRESS)) {
 		verdict = begin_flow(skb, FROM_POD);
 		if (verdict != BEGUN)
 			return verdict;
 	}
+	if (s->flow.flags & FLOW_STACK)
+		return send_through_stack(skb, packet, s);
 	count(s->flow.flags & FLOW_REPLY ? STAT_HOST_REPLY : STAT_POD_FORWARD);
 	if (s->flow.flags & FLOW_BRIDGED)
 		return send_bridged(skb, packet, s);
@@ -56,12 +61,11 @@ static __always_inline int pod_ingress(struct __sk_buff *skb, __u32 l3)
 /* Packets that a pod gets. */
 static __always_inline int pod_egress(struct __sk_buff *skb, __u32 l3)
 {
-	const __u32 *filter = pod_filter_entry(skb->ifindex);
 	const struct packet *packet;
 	struct scratch *s;
 	int verdict;
 
-	if (!filter || !*filter)
+	if (answers_others(skb, l3))
 		return NEXT;
 	s = read_packet(skb, l3);
 	if (!s || !s->packet.translatable)
@@ -69,6 +73,12 @@ static __always_inline int pod_egress(struct __sk_buff *skb, __u32 l3)
 	packet = &s->packet;
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
+	if (find_detour(packet, s)) {
+		if (rewrite(skb, packet, &s->flow))
+			return DROP;
+		note_fragment(packet, true, &s->flow, 0);
+		return NEXT;
+	}
 	if (!follow_flow(packet, s, FLOW_AT_POD_EGRESS))
 		return NEXT;
 	if (rewrite(skb, packet, &s->flow))

@@ -81,16 +81,6 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 	return packet->v6 ? type < 128 : type != 8 && type != 0 && type != 13 && type != 14;
 }
 
-static __always_inline void swap_link_addresses(struct __sk_buff *skb, __u32 l3)
-{
-	__u8 dst[6], src[6];
-
-	if (l3 < 14 || bpf_skb_load_bytes(skb, 0, dst, 6) || bpf_skb_load_bytes(skb, 6, src, 6))
-		return;
-	bpf_skb_store_bytes(skb, 0, src, 6, 0);
-	bpf_skb_store_bytes(skb, 6, dst, 6, 0);
-}
-
 /* Turns the packet into the error. Nonzero if it could not be done; the packet is then good for nothing. */
 static __always_inline long make_error(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {

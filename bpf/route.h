@@ -57,6 +57,23 @@ static __always_inline int redirect(const struct bpf_fib_lookup *route, __u32 if
 	return bpf_redirect_neigh(ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+static __always_inline void swap_link_addresses(struct __sk_buff *skb, __u32 l3)
+{
+	__u8 dst[6], src[6];
+
+	if (l3 < 14 || bpf_skb_load_bytes(skb, 0, dst, 6) || bpf_skb_load_bytes(skb, 6, src, 6))
+		return;
+	bpf_skb_store_bytes(skb, 0, src, 6, 0);
+	bpf_skb_store_bytes(skb, 6, dst, 6, 0);
+}
+
+/* What was leaving by this link comes in by it. */
+static __always_inline int turn_round(struct __sk_buff *skb, __u32 l3)
+{
+	swap_link_addresses(skb, l3);
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 /*
  * Finds the way for a packet of a remote flow. 0: it can be redirected; else it must take the stack:
  * too big for the way, at the end of its life (the stack answers with ICMP), or no plain route.
@@ -67,7 +84,7 @@ static __always_inline long find_flow_route(struct __sk_buff *skb, struct bpf_fi
 	__u32 length = wire_length(skb, packet);
 	long rc;
 
-	if (force_stack || packet->ttl <= 1 || length > 0xffff)
+	if (force_stack || flow->flags & FLOW_STACK || packet->ttl <= 1 || length > 0xffff)
 		return 1;
 	if (flow->flags & FLOW_REPLY)
 		rc = find_route(skb, route, packet, &flow->src, &flow->dst, flow->ifindex, length,

@@ -50,7 +50,7 @@ __attribute__((noinline)) __u32 checksum_change(__u32 delta, __u32 length)
 	return crc;
 }
 
-/* Updates the checksum for new ports; called before they are written. 0, or negative errno. */
+/* Updates the checksum for new ports. 0, or negative errno. */
 static __always_inline long update_sctp_check(struct __sk_buff *skb, const struct packet *packet, __be32 from,
 					      __be32 into)
 {

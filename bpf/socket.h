@@ -96,7 +96,10 @@ static __always_inline const struct frontend *dialled_frontend(struct bpf_sock_a
 	if (host)
 		normalise_loopback(&addr);
 	frontend = find_frontend(&addr, peer->port, protocol);
-	if (!frontend || frontend->flags & FRONTEND_NO_SOCKET || (frontend->flags & FRONTEND_HOST_ONLY && !host))
+	if (!frontend || (frontend->flags & FRONTEND_HOST_ONLY && !host))
+		return NULL;
+	/* To masquerade the node's own connections, nothing needs to be done: they have the node's address. */
+	if (frontend->flags & FRONTEND_NO_SOCKET && !(host && !(frontend->flags & FRONTEND_RANGES)))
 		return NULL;
 	namespace_client(cookie, client);
 	*pool = host || pods_inside ? frontend->inside : frontend->outside;
@@ -192,7 +195,8 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 	read_peer(ctx, v6, &peer);
 	frontend = dialled_frontend(ctx, &peer, &pool, &client);
 	if (frontend)
-		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), bpf_get_prandom_u32(), &slot,
+					    &verdict);
 
 	if (backend) {
 		record = bpf_sk_storage_get(&sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -326,7 +330,8 @@ static __always_inline int socket_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	if (record)
 		backend = remembered_backend(ctx, &peer, &known, &slot.backend, &own);
 	if (!backend) {
-		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), &slot, &verdict);
+		backend = choose_for_client(frontend, pool, &client, !is_v4(&peer.addr), bpf_get_prandom_u32(), &slot,
+					    &verdict);
 		if (!backend) {
 			if (verdict == VERDICT_REJECT) {
 				count(STAT_SENDMSG_REJECT);

@@ -37,13 +37,15 @@ enum frontend_kind {
 enum frontend_flag {
 	/* 127.0.0.1 and ::1: a NodePort only for processes in the node's own network namespace */
 	FRONTEND_HOST_ONLY = 1,
-	/* the socket hooks must leave it to the packet path (source ranges, masquerade-all) */
+	/* the socket hooks must leave it to the packet path (source ranges; masquerade-all, but for the node's own) */
 	FRONTEND_NO_SOCKET = 2,
 	/* only clients in source_ranges may use it (parity) */
 	FRONTEND_RANGES = 4,
 	/* which of the Service's sets the pools are: for the agent, which takes them over at a restart */
 	FRONTEND_INSIDE_LOCAL = 8,
 	FRONTEND_OUTSIDE_LOCAL = 16,
+	/* the pools are Maglev tables: packets choose by the hash of their client */
+	FRONTEND_MAGLEV = 32,
 };
 
 /* Which pool answers, seen from the two kinds of clients (DESIGN D4). */
@@ -136,6 +138,8 @@ enum flow_flag {
 	FLOW_AT = 0xf00,
 	/* The same for the flow's other entry, four bits further up. */
 	FLOW_OTHER_AT = 0xf000,
+	FLOW_STACK = 0x20000, /* with FLOW_REMOTE: always by the stack, whatever link client and backend are behind */
+	FLOW_LOOP = 0x40000,  /* this node is client and backend: what it sends is turned round at the uplink */
 };
 
 /*

@@ -13,26 +13,16 @@
 #ifndef SVCPROXY_UPLINK_H
 #define SVCPROXY_UPLINK_H
 
-#include "begin.h"
 #include "fragment.h"
+#include "glance.h"
 
 #define PACKET_HOST 0
 
-/* Sends a packet of a remote flow on: straight to the next link, or by the stack. */
-static __always_inline int forward_remote(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+/* Sends a packet of a remote flow through the stack, its second half to be rewritten where it leaves. */
+static __always_inline int send_through_stack(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
 	struct flow *flow = &s->flow, *half = &s->room;
 	bool reply = flow->flags & FLOW_REPLY;
-	__u32 ifindex;
-
-	if (!find_flow_route(skb, &s->route, packet, flow)) {
-		ifindex = reply ? flow->ifindex : s->route.ifindex;
-		if (rewrite(skb, packet, flow) || decrement_ttl(skb, packet))
-			return DROP;
-		note_fragment(packet, false, flow, ifindex);
-		count(reply ? STAT_REPLY_REDIRECT : STAT_FORWARD_REDIRECT);
-		return redirect(&s->route, ifindex);
-	}
 
 	/* Between the hooks netfilter sees client and backend, in both directions, with the port that is
 	 * ours alone: so the tuple is unique, and it is what egress finds the rest by. */
@@ -55,6 +45,37 @@ static __always_inline int forward_remote(struct __sk_buff *skb, const struct pa
 	note_fragment(packet, false, half, 0);
 	count(reply ? STAT_REPLY_STACK : STAT_FORWARD_STACK);
 	return NEXT;
+}
+
+/* Whether the packet is on its way through the stack; the second half of its rewrite is then in s->flow. */
+static __always_inline bool find_detour(const struct packet *packet, struct scratch *s)
+{
+	const struct flow *flow;
+
+	if (!is_snat_port(packet->tuple.sport) && !is_snat_port(packet->tuple.dport))
+		return false;
+	flow = bpf_map_lookup_elem(&detours, &packet->tuple);
+	if (!flow)
+		return false;
+	s->flow = *flow;
+	return true;
+}
+
+/* Sends a packet of a remote flow on: straight to the next link, or by the stack. */
+static __always_inline int forward_remote(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+{
+	struct flow *flow = &s->flow;
+	bool reply = flow->flags & FLOW_REPLY;
+	__u32 ifindex;
+
+	if (find_flow_route(skb, &s->route, packet, flow))
+		return send_through_stack(skb, packet, s);
+	ifindex = reply ? flow->ifindex : s->route.ifindex;
+	if (rewrite_routed(skb, packet, flow))
+		return DROP;
+	note_fragment(packet, false, flow, ifindex);
+	count(reply ? STAT_REPLY_REDIRECT : STAT_FORWARD_REDIRECT);
+	return redirect(&s->route, ifindex);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
@@ -106,7 +127,7 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	struct scratch *s;
 	int verdict;
 
-	if (skb->pkt_type != PACKET_HOST)
+	if (skb->pkt_type != PACKET_HOST || comes_for_others(skb, l3))
 		return NEXT;
 	s = read_packet(skb, l3);
 	if (!s || !s->packet.translatable)
@@ -115,7 +136,7 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	if (is_later_fragment(skb, s, false, &verdict))
 		return verdict;
 	if (!is_frontend_address(&packet->tuple.dst) && !is_snat_port(packet->tuple.dport) &&
-	    !may_be_reply(&packet->tuple.src))
+	    !may_be_reply(&packet->tuple.src, FLOW_AT_UPLINK_INGRESS))
 		return NEXT;
 	if (!follow_flow(packet, s, FLOW_AT_UPLINK_INGRESS)) {
 		verdict = begin_flow(skb, FROM_OUTSIDE);
@@ -125,12 +146,25 @@ static __always_inline int uplink_ingress(struct __sk_buff *skb, __u32 l3)
 	return forward(skb, packet, s);
 }
 
+/* Of a flow that this node has with itself: the packet comes back by the link that it was leaving by. */
+static __always_inline int loop_back(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
+{
+	if (rewrite(skb, packet, &s->flow))
+		return DROP;
+	note_fragment(packet, true, &s->flow, 0);
+	count(s->flow.flags & FLOW_REPLY ? STAT_HOST_REPLY : STAT_HOST_FORWARD);
+	return turn_round(skb, packet->l3);
+}
+
 /* A connection of this node that no socket hook has seen (SCTP, a raw socket, one left to us): from here on
  * its packets go to the backend, wherever that is. */
 static __always_inline int forward_own(struct __sk_buff *skb, const struct packet *packet, struct scratch *s)
 {
-	long rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, 0, 0);
+	long rc;
 
+	if (s->flow.flags & FLOW_LOOP)
+		return loop_back(skb, packet, s);
+	rc = find_route(skb, &s->route, packet, &packet->tuple.src, &s->flow.dst, skb->ifindex, 0, 0);
 	if (rc && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP; /* the way it was going leads to nobody */
 	if (rewrite(skb, packet, &s->flow))
@@ -142,12 +176,14 @@ static __always_inline int forward_own(struct __sk_buff *skb, const struct packe
 
 static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 {
-	struct scratch *s = read_packet(skb, l3);
 	const struct packet *packet;
-	const struct flow *detour;
 	bool known = false;
+	struct scratch *s;
 	int verdict;
 
+	if (leaves_for_others(skb, l3))
+		return NEXT;
+	s = read_packet(skb, l3);
 	if (!s)
 		return NEXT;
 	packet = &s->packet;
@@ -155,19 +191,17 @@ static __always_inline int uplink_egress(struct __sk_buff *skb, __u32 l3)
 		return refuse_unserved(skb, FROM_HOST);
 	if (is_later_fragment(skb, s, true, &verdict))
 		return verdict;
-	if (is_snat_port(packet->tuple.sport) || is_snat_port(packet->tuple.dport)) {
-		detour = bpf_map_lookup_elem(&detours, &packet->tuple);
-		if (detour) {
-			s->flow = *detour;
-			if (rewrite(skb, packet, &s->flow))
-				return DROP;
-			note_fragment(packet, true, &s->flow, 0);
-			return NEXT;
-		}
+	if (find_detour(packet, s)) {
+		if (rewrite(skb, packet, &s->flow))
+			return DROP;
+		note_fragment(packet, true, &s->flow, 0);
+		return NEXT;
 	}
-	if (may_be_reply(&packet->tuple.src))
+	if (may_be_reply(&packet->tuple.src, FLOW_AT_UPLINK_EGRESS))
 		known = follow_flow(packet, s, FLOW_AT_UPLINK_EGRESS);
 	if (known && s->flow.flags & FLOW_REPLY) {
+		if (s->flow.flags & FLOW_LOOP)
+			return loop_back(skb, packet, s);
 		if (rewrite(skb, packet, &s->flow))
 			return DROP;
 		note_fragment(packet, true, &s->flow, 0);

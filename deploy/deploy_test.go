@@ -110,3 +110,23 @@ func TestProbes(t *testing.T) {
 		}
 	}
 }
+
+// Without the pods' network namespaces, those of pods that are yet to come included, a pod is two clients.
+func TestNamespacesAreSeen(t *testing.T) {
+	pod := one[*appsv1.DaemonSet](t).Spec.Template.Spec
+	if pod.HostPID {
+		t.Error("all processes of the host are visible: the namespaces would do")
+	}
+	name := ""
+	for _, v := range pod.Volumes {
+		if v.HostPath != nil && v.HostPath.Path == "/run/netns" {
+			name = v.Name
+		}
+	}
+	for _, m := range pod.Containers[0].VolumeMounts {
+		if m.Name == name && m.MountPath == "/run/netns" && *m.MountPropagation == corev1.MountPropagationHostToContainer {
+			return
+		}
+	}
+	t.Error("the container does not see /run/netns as it is on the host")
+}

@@ -1,9 +1,13 @@
 package test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -75,4 +79,75 @@ func TestAffinity(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestAffinityByNamespace: a pod, and the node, is one client, whether its processes are in the hooked cgroup or send
+// packets that no hook has seen; clients outside are their addresses.
+func TestAffinityByNamespace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Options{})
+	var sticky []*corev1.Service
+	for i := range 4 {
+		s := service(fmt.Sprintf("sticky-%d", i), uint8(50+i), int32(30050+i))
+		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		sticky = append(sticky, s)
+		w.put(t, s, apiserver.PodBackend(w.a1), apiserver.PodBackend(w.a2), apiserver.PodBackend(w.b1), apiserver.PodBackend(w.b2))
+	}
+	for _, prefix := range []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd96::/64")} {
+		if err := w.a.AddRoute(prefix, gateway(w.b.Host, prefix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.start(t, nil)
+	for _, from := range []*testenv.Host{w.a1.Host, w.a.Host} {
+		for i := range sticky {
+			for family, addr := range []netip.Addr{clusterForms(uint8(50 + i))[0].addr, clusterForms(uint8(50 + i))[1].addr} {
+				for _, network := range []string{"tcp", "udp"} {
+					frontends := []netip.AddrPort{netip.AddrPortFrom(addr, 80)}
+					if from == w.a1.Host { // the node's own packets to its own address leave by no link
+						frontends = append(frontends, netip.AddrPortFrom(w.a.Addrs()[family], uint16(30050+i)))
+					}
+					hooked, err := from.Request(t.Context(), network, frontends[0].String())
+					if err != nil {
+						t.Fatalf("%s to %s: %v", from.Name, frontends[0], err)
+					}
+					for _, frontend := range frontends {
+						if got := unhookedRequest(t, from, network, frontend); got != hooked.Backend {
+							t.Errorf("%s over %s: by packets to %s %s answers, by sockets %s", from.Name, network, frontend, got, hooked.Backend)
+						}
+					}
+				}
+			}
+		}
+	}
+	// Others are remembered by themselves.
+	since := counters(t, w.agents[0])
+	for i := range sticky {
+		if _, err := w.client.Request(t.Context(), "udp", netip.AddrPortFrom(w.a.IPv4, uint16(30050+i)).String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkMoved(t, w.agents[0], since, map[string]uint64{"affinity_new": uint64(len(sticky)), "affinity": 0})
+}
+
+// unhookedRequest asks frontend who it is by a socket of a host's network namespace that is not in the host's cgroup,
+// so that no hook sees it.
+func unhookedRequest(t *testing.T, from *testenv.Host, network string, frontend netip.AddrPort) (backend string) {
+	t.Helper()
+	conn, err := from.DialContext(t.Context(), network, frontend.String())
+	if err == nil {
+		defer conn.Close()
+		err = conn.SetDeadline(time.Now().Add(patience))
+	}
+	if err == nil {
+		_, err = conn.Write([]byte("who\n"))
+	}
+	var line string
+	if err == nil {
+		line, err = bufio.NewReader(conn).ReadString('\n')
+	}
+	if err != nil {
+		t.Fatalf("%s over %s to %s by packets: %v", from.Name, network, frontend, err)
+	}
+	return strings.Fields(line)[0]
 }

@@ -2,7 +2,9 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -79,7 +81,8 @@ func TestAPIAwaitsAll(t *testing.T) {
 	answered(t, client, "tcp", clusterAddrs(unheard, 80)[0], b.Name)
 }
 
-// without an API server everything goes on; what it was told meanwhile arrives when it is back.
+// without an API server everything goes on; what it was told meanwhile arrives when it is back, and the
+// tables are then those of an agent that has missed nothing.
 func TestAPIOutage(t *testing.T) {
 	c := newAPICluster(t)
 	c.startAgents(t)
@@ -103,6 +106,19 @@ func TestAPIOutage(t *testing.T) {
 	c.setBackends(t, s, backends(b)...)
 	answered(t, c.pod(1, 1), "tcp", addrs[0], b.Name)
 	answered(t, c.pod(0, 1), "tcp", addrs[0], a.Name)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	missed := &churn{apiCluster: c, rand: rand.New(rand.NewPCG(seed, 0)), services: map[int]*corev1.Service{}}
+	t.Cleanup(func() { _ = missed.removeAll(context.Background()) })
+	err := missed.createAll(ctx)
+	for range outageChanges {
+		if err == nil {
+			err = missed.step(ctx)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	c.server.Kill() // ending by itself it waits a minute for its watchers to go
 	stopped := true
@@ -150,4 +166,21 @@ func TestAPIOutage(t *testing.T) {
 		answered(t, n.Pods[1], "tcp", addrs[1], a.Name, b.Name)
 	}
 	l.stop(t)
+	fresh := newAPICluster(t)
+	fresh.startAgents(t)
+	again, cancel = context.WithTimeout(ctx, 2*time.Minute) // each kind of object has a pause of its own
+	defer cancel()
+	for i, n := range c.Nodes {
+		if err := testenv.Eventually(again, func(context.Context) error {
+			if diff := cmp.Diff(meaning(t, fresh.Nodes[i]), meaning(t, n)); diff != "" {
+				return errors.New("differ from a fresh agent's (-want +got):\n" + diff)
+			}
+			return nil
+		}); err != nil {
+			t.Errorf("tables of %s: %v", n.Name, err)
+		}
+	}
 }
+
+// outageChanges is how many changes of Services an agent misses: an hour's, on a busy cluster.
+const outageChanges = 400

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -50,6 +51,7 @@ type agent struct {
 	config     *config.Config
 	log        *slog.Logger
 	policy     node.NodePortPolicy
+	claim      *bpf.Claim
 	datapath   *bpf.Datapath
 	reconciler *reconcile.Reconciler
 	links      *node.Watcher
@@ -58,7 +60,9 @@ type agent struct {
 	metrics    *metrics.Metrics
 	nodeKnown  chan struct{} // closed by the loop when the links have been told the node's addresses
 
-	stale chan struct{} // capacity 1: UDP sockets may be connected to a backend that is gone
+	stale     chan struct{}  // capacity 1: UDP sockets may be connected to a backend that is gone
+	auditRead chan error     // capacity 1: the audit has read what it reads on its own
+	checkNow  chan os.Signal // somebody wants to see what is looked at now and then
 
 	// Owned by the loop.
 	consequences *consequences
@@ -73,7 +77,11 @@ type agent struct {
 	retry    *time.Timer // for what failed in the tables
 	relink   *time.Timer // for links that could not be attached to
 	podCIDRs *time.Timer // for the Node object to have some, where they are needed
-	udpGone  uint64      // UDP backends that were removed so far
+	mend     *time.Timer // to look for pins and programs that somebody has removed
+	audit    *time.Timer // to begin an audit
+	auditing *reconcile.Audit
+	audited  bool   // auditing has read, its steps are to be taken
+	udpGone  uint64 // UDP backends that were removed so far
 	counted  watch.Counters
 	written  reconcile.Stats
 }
@@ -90,14 +98,15 @@ func watchServices(ctx context.Context, c *config.Config, client kubernetes.Inte
 // come meanwhile are taken together, so a burst coalesces and a lone change waits for nothing.
 func (a *agent) run(ctx context.Context) error {
 	a.retry, a.relink, a.podCIDRs = stoppedTimer(), stoppedTimer(), stoppedTimer()
+	a.mend, a.audit = stoppedTimer(), stoppedTimer()
 	a.health.SetAwaiting(a.awaiting()...)
 	for _, f := range families {
 		a.health.Updated(f) // examined from now on, in case no sync ever succeeds
 	}
-	var released <-chan func() // of a sweep that is on its way
+	var swept <-chan bool // of a sweep that is on its way
 	defer func() {
-		if released != nil {
-			<-released // it uses the tables
+		if swept != nil {
+			<-swept // it uses the tables
 		}
 	}()
 	for {
@@ -109,14 +118,31 @@ func (a *agent) run(ctx context.Context) error {
 			continue
 		default:
 		}
-		if released == nil && a.reconciler.Unlinked() {
-			released = a.sweep(ctx)
+		if swept == nil && a.reconciler.Unlinked() {
+			swept = a.sweep(ctx)
+		}
+		if a.audited {
+			a.stepAudit()
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.state.Changed():
 			a.take()
+		case <-a.mend.C:
+			if err := a.mendPins(); err != nil {
+				return err
+			}
+		case <-a.audit.C:
+			a.beginAudit()
+		case err := <-a.auditRead:
+			a.audited = a.haveRead(err)
+		case <-a.checkNow:
+			if a.attached {
+				a.mend.Reset(0)
+				a.audit.Reset(0)
+			}
 		case state := <-a.links.States():
 			a.local = &state
 			before := a.attached
@@ -124,10 +150,10 @@ func (a *agent) run(ctx context.Context) error {
 			if before { // else the first pass has done it, or will
 				a.setUplinks()
 			}
-		case release := <-released:
-			released = nil
-			if release != nil { // else ctx is done
-				release()
+		case ok := <-swept:
+			swept = nil
+			if ok { // else ctx is done
+				a.reconciler.Release()
 			}
 		case <-a.relink.C:
 			a.setUplinks()
@@ -139,13 +165,13 @@ func (a *agent) run(ctx context.Context) error {
 	}
 }
 
-// sweep waits, beside the loop, for the kernel's readers of what has been unlinked, and sends what the loop has
-// to do then; it closes the channel if ctx ends first.
-func (a *agent) sweep(ctx context.Context) <-chan func() {
-	released := make(chan func(), 1)
-	release := a.reconciler.Sweep()
+// sweep waits, beside the loop, for the kernel's readers of what has been unlinked, and sends true when it can be
+// released; it closes the channel if ctx ends first.
+func (a *agent) sweep(ctx context.Context) <-chan bool {
+	swept := make(chan bool, 1)
+	a.reconciler.Sweep()
 	go func() {
-		defer close(released)
+		defer close(swept)
 		for delay := sweepDelay; ; delay = a.config.SyncPeriod() {
 			select {
 			case <-ctx.Done():
@@ -154,13 +180,13 @@ func (a *agent) sweep(ctx context.Context) <-chan func() {
 			}
 			err := a.datapath.Quiesce()
 			if err == nil {
-				released <- release
+				swept <- true
 				return
 			}
 			a.log.Error("wait for the readers of unlinked entries", "error", err, "retry", a.config.SyncPeriod())
 		}
 	}()
-	return released
+	return swept
 }
 
 func stoppedTimer() *time.Timer {
@@ -343,6 +369,8 @@ func (a *agent) attach(result reconcile.Result) {
 	a.countWrites()
 	a.attached = true
 	a.setUplinks()
+	a.mend.Reset(a.config.SyncPeriod())
+	a.scheduleAudit()
 	a.health.SetAwaiting()
 	go debug.FreeOSMemory() // decoding the lists took several times what is left of them
 	a.log.Info("serving", "services", result.Services, "writes", result.Writes+pruned.Writes, "nodePortAddresses", a.view.NodePorts)
@@ -364,7 +392,7 @@ func (a *agent) setUplinks() {
 	}
 	var pods []bpf.PodLinkConfig
 	for _, l := range a.local.PodLinks {
-		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6})
+		pods = append(pods, bpf.PodLinkConfig{Index: l.Index, Name: l.Name, Bridge: l.Bridge, SNAT4: l.SNAT4, SNAT6: l.SNAT6, NetnsCookie: l.NetnsCookie})
 	}
 	if err := a.datapath.SetLinks(uplinks, pods); err != nil {
 		a.log.Error("attach packet programs", "error", err, "retry", linkRetry)
@@ -384,10 +412,13 @@ func names(uplinks []bpf.UplinkConfig) []string {
 
 // viewNow is the node as the model sees it.
 func (a *agent) viewNow() *endpoints.View {
+	balancing, _ := endpoints.ParseBalancing(a.config.Balancing) // validated
 	view := &endpoints.View{
-		Node:      a.object.Name,
-		Zone:      a.object.Zone,
-		NodePorts: a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
+		Balancing:     balancing,
+		Node:          a.object.Name,
+		Zone:          a.object.Zone,
+		MasqueradeAll: a.config.MasqueradeAll(),
+		NodePorts:     a.policy.Addresses(a.local.Addresses, a.object.Addresses, a.config.LocalhostNodePorts()),
 	}
 	for _, addr := range a.object.Addresses {
 		if !slices.ContainsFunc(view.Primary, func(p netip.Addr) bool { return p.Is4() == addr.Is4() }) {

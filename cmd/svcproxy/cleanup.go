@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -18,9 +20,9 @@ func newCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove every program, link, map, pin, qdisc and sysctl of ours from this node",
 		Long: `Stops serving: connections from outside that are passed on to other nodes end; those that were made at
-sockets go on. Stop the agent first. With --snat-ports as the agent had it.`,
+sockets go on. Refused while the agent runs. With --snat-ports as the agent had it.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cleanUp(c, cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cleanUp(cmd.Context(), c, cmd.OutOrStdout()) },
 	}
 	cmd.Flags().StringVar(&c.BPFRoot, "bpf-root", c.BPFRoot, "the agent's --bpf-root")
 	cmd.Flags().StringVar(&c.SNATPorts, "snat-ports", c.SNATPorts, "the agent's --snat-ports")
@@ -28,10 +30,17 @@ sockets go on. Stop the agent first. With --snat-ports as the agent had it.`,
 }
 
 // cleanUp removes what is ours from the node, and says so.
-func cleanUp(c *config.Config, w io.Writer) error {
+func cleanUp(ctx context.Context, c *config.Config, w io.Writer) error {
 	first, last, err := c.SNATPortRange()
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(c.BPFRoot); err == nil {
+		claim, err := bpf.ClaimRoot(ctx, c.BPFRoot, claimPatience)
+		if err != nil {
+			return err
+		}
+		defer claim.Release()
 	}
 	if err := errors.Join(bpf.Cleanup(c.BPFRoot), node.ReleasePorts(first, last)); err != nil {
 		return err

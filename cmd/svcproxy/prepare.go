@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"strconv"
 
+	"github.com/svcproxy/svcproxy/pkg/bpf"
 	"github.com/svcproxy/svcproxy/pkg/config"
 	"github.com/svcproxy/svcproxy/pkg/conntrack"
 )
@@ -16,10 +18,15 @@ func prepareNode(c *config.Config, log *slog.Logger) error {
 
 // initOnly does what may need more rights than serving: the sysctls, and the programs that the agent finds
 // pinned when it is started without these rights.
-func initOnly(c *config.Config, log *slog.Logger) error {
+func initOnly(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := prepareNode(c, log); err != nil {
 		return err
 	}
+	claim, err := bpf.ClaimRoot(ctx, c.BPFRoot, claimPatience)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
 	datapath, err := loadDatapath(c, log)
 	if err != nil {
 		return err

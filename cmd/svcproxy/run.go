@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/signal"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,10 @@ func newRunCommand() *cobra.Command {
 
 Programs, links and tables outlive the process: Services keep working while the agent is restarted,
 upgraded, or down. "svcproxy cleanup" removes them. /readyz on the health address answers 200 once the
-first full sync is in the kernel.
+first full sync is in the kernel. A second agent with the same --bpf-root does not start.
+
+What others change or remove in the kernel is put back: programs and pins as often as
+--iptables-sync-period says, the contents of the tables by --audit-period. SIGUSR1 looks at both at once.
 
   svcproxy run --kubeconfig /etc/kubernetes/proxy.conf --cluster-cidr 10.244.0.0/16
   svcproxy run --config /var/lib/kube-proxy/config.conf --hostname-override $NODE_NAME
@@ -57,9 +61,9 @@ first full sync is in the kernel.
 			case c.WriteTo != "":
 				return c.Write(c.WriteTo)
 			case c.Cleanup:
-				return cleanUp(c, cmd.OutOrStdout())
+				return cleanUp(cmd.Context(), c, cmd.OutOrStdout())
 			case c.InitOnly:
-				return initOnly(c, log)
+				return initOnly(cmd.Context(), c, log)
 			}
 			return run(cmd.Context(), c, log)
 		},
@@ -88,6 +92,11 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := prepareNode(c, log); err != nil {
 		return err
 	}
+	claim, err := bpf.ClaimRoot(ctx, c.BPFRoot, claimPatience)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
 	group, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); _ = group.Wait() }() // its error, if any, has been returned
@@ -125,10 +134,13 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	statusMux.HandleFunc("/configz", metrics.JSON(configz))
 
 	a := &agent{
+		claim:  claim,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
 		state: state, health: proxyHealth, metrics: m,
-		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1),
+		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1), auditRead: make(chan error, 1), checkNow: make(chan os.Signal, 1),
 	}
+	signal.Notify(a.checkNow, unix.SIGUSR1)
+	defer signal.Stop(a.checkNow)
 	a.consequences = newConsequences(a, events)
 	defer a.consequences.checks.Close()
 	events.aboutNode(v1.EventTypeNormal, reasonStarting, actionStart, "")
@@ -155,6 +167,9 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	log.Info("stopped; the data path stays", "bpfRoot", c.BPFRoot)
 	return err
 }
+
+// claimPatience is how long an agent that begins waits for another one on its way out.
+const claimPatience = 3 * time.Second
 
 // checkCgroup says now what attaching would say later, and in words.
 func checkCgroup(path string) error {
@@ -190,7 +205,7 @@ func loadDatapath(c *config.Config, log *slog.Logger) (*bpf.Datapath, error) {
 	timeouts := c.FlowTimeouts()
 	return bpf.Load(bpf.Options{
 		TCPEstablishedTimeout: timeouts.TCPEstablished, TCPHalfClosedTimeout: timeouts.TCPCloseWait, UDPTimeout: timeouts.UDPStream,
-		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack",
+		Root: c.BPFRoot, ClusterCIDRs: clusterCIDRs, PodsInside: c.PodsDetected(), ForceStack: c.NorthSouth == "stack", MasqueradeAll: c.MasqueradeAll(),
 		FirstSNATPort: first, LastSNATPort: last, Features: features,
 	})
 }

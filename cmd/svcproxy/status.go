@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +15,7 @@ import (
 // status is what `svcproxy status` shows: what is in the kernel, whether or not an agent runs.
 type status struct {
 	BPFRoot  string              `json:"bpfRoot"`
+	Agent    string              `json:"agent"`  // who runs; "": nobody
 	Cgroup   string              `json:"cgroup"` // whose processes are served
 	Hooks    []string            `json:"socketHooks"`
 	Uplinks  []bpf.AttachedLink  `json:"uplinks"`
@@ -43,6 +45,7 @@ func newStatusCommand() *cobra.Command {
 			}
 			t := &table{columns: []column{{"WHAT", false}, {"VALUE", false}}}
 			t.add("bpf root", s.BPFRoot)
+			t.add("agent", cmp.Or(s.Agent, "none"))
 			t.add("cgroup", s.Cgroup)
 			t.add("socket hooks", fmt.Sprint(s.Hooks))
 			for _, u := range s.Uplinks {
@@ -84,6 +87,9 @@ func readStatus(view *bpf.View, root string) (*status, error) {
 		return nil, err
 	}
 	if s.Events, err = view.Counters(); err != nil {
+		return nil, err
+	}
+	if s.Agent, err = bpf.Claimed(root); err != nil {
 		return nil, err
 	}
 	if s.Cgroup, s.Hooks, err = view.AttachedHooks(); err != nil {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/svcproxy/svcproxy/internal/namespaces"
 )
 
 // sticky is a Service with session affinity: two frontends with a pool each, of which the second has the
@@ -314,7 +316,7 @@ func TestAffinityWithoutBackends(t *testing.T) {
 func TestAffinityClients(t *testing.T) {
 	n := newNode(t)
 	var host uint64
-	n.mustDo(t, func() (err error) { host, err = netnsCookie(); return err })
+	n.mustDo(t, func() (err error) { host, err = namespaces.Cookie(); return err })
 	choices := make(map[string][]int)
 	for _, f := range families {
 		s := newSticky(t, n, f, 77)

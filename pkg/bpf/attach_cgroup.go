@@ -45,20 +45,21 @@ func (d *Datapath) AttachCgroup(path string) error {
 }
 
 func (d *Datapath) attachCgroupHook(path, program string, attach ebpf.AttachType) error {
-	pin := filepath.Join(d.opts.Root, "links", program)
+	pin := cgroupPin(d.opts.Root, program)
 	prog := d.coll.Programs[program]
 	old, err := link.LoadPinnedLink(pin, nil)
 	switch {
 	case err == nil:
-		defer old.Close()
 		if sameCgroup(old, path) {
-			return old.Update(prog)
+			return errors.Join(old.Update(prog), d.hold(pin, old))
 		}
 		// Another --cgroup-root than last time: the new link takes over before the old one goes.
-		if err := os.Rename(pin, pin+".old"); err != nil {
+		defer old.Close()
+		aside := pin + "_old" // a bpffs allows no dots
+		if err := os.Rename(pin, aside); err != nil {
 			return err
 		}
-		defer os.Remove(pin + ".old")
+		defer os.Remove(aside)
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("load pinned link: %w", err)
 	}
@@ -66,12 +67,10 @@ func (d *Datapath) attachCgroupHook(path, program string, attach ebpf.AttachType
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	if err := l.Pin(pin); err != nil {
-		return fmt.Errorf("pin link: %w", err)
-	}
-	return nil
+	return d.pinLink(pin, l)
 }
+
+func cgroupPin(root, program string) string { return filepath.Join(root, "links", program) }
 
 // sameCgroup reports whether the link sits on the cgroup at path.
 func sameCgroup(l link.Link, path string) bool {

@@ -148,7 +148,8 @@ func (s *linkSet[C]) add(d *Datapath, index int, l C) error {
 func (s *linkSet[C]) remove(d *Datapath, index int) error {
 	var errs []error
 	for _, dir := range s.directions {
-		errs = append(errs, removeLinkPin(linkPin(d.opts.Root, index, dir.name)))
+		pin := linkPin(d.opts.Root, index, dir.name)
+		errs = append(errs, removeLinkPin(pin), d.letGo(pin))
 	}
 	errs = append(errs, removeFilters(index))
 	if err := d.coll.Maps[s.table].Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -180,10 +181,10 @@ func (d *Datapath) attachTCX(index int, dir direction, prog *ebpf.Program) error
 	pin := linkPin(d.opts.Root, index, dir.name)
 	old, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
-		defer old.Close()
-		if info, err := old.Info(); err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == index {
-			return old.Update(prog)
+		if onDevice(old, index) {
+			return errors.Join(old.Update(prog), d.hold(pin, old))
 		}
+		defer old.Close()
 		// The device it sat on has gone, and its index was given to this one.
 		if err := os.Remove(pin); err != nil {
 			return err
@@ -195,11 +196,13 @@ func (d *Datapath) attachTCX(index int, dir direction, prog *ebpf.Program) error
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	if err := l.Pin(pin); err != nil {
-		return fmt.Errorf("pin link: %w", err)
-	}
-	return nil
+	return d.pinLink(pin, l)
+}
+
+// onDevice reports whether the link sits on the device.
+func onDevice(l link.Link, index int) bool {
+	info, err := l.Info()
+	return err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == index
 }
 
 func attachFilter(index int, parent uint32, prog *ebpf.Program) error {

@@ -41,6 +41,9 @@ func Cleanup(root string) error {
 			errs = append(errs, err)
 		}
 	}
+	if err := os.Remove(filepath.Join(root, ownerLink)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
 	if err := os.Remove(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}

@@ -217,6 +217,18 @@ func TestCollectClosesFilters(t *testing.T) {
 		}
 		return n.Tables.filter.words[bit>>6]&(1<<(bit&63)) != 0, slices.ContainsFunc(entry, func(b byte) bool { return b != 0 })
 	}
+	hooks := func() (at []int) {
+		var entry [8]byte
+		if err := n.coll.Maps["reply_filter"].Lookup(NewAddress(backend.Addr()).hash(replyFilterBits), &entry); err != nil {
+			t.Fatal(err)
+		}
+		for i, b := range entry {
+			if b != 0 {
+				at = append(at, i)
+			}
+		}
+		return at
+	}
 	check := func(when string, wantAddress, wantReply bool) {
 		t.Helper()
 		if address, reply := open(); address != wantAddress || reply != wantReply {
@@ -229,6 +241,9 @@ func TestCollectClosesFilters(t *testing.T) {
 	in, sent := n.establish(t, f.first(tcp, 40000, frontend))
 	n.mustCollect(t, 0)
 	check("with a flow", true, true)
+	if at := hooks(); !slices.Equal(at, []int{1}) {
+		t.Errorf("answers are looked for at the hooks %v, want only at the uplinks' egress", at)
+	}
 	if err := n.DeleteFrontends([]FrontendKey{NewFrontendKey(frontend, tcp)}); err != nil {
 		t.Fatal(err)
 	}

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
+
+	"github.com/svcproxy/svcproxy/internal/namespaces"
 )
 
 // loadDestroyer loads the program that ends stale UDP sockets, on the maps of the others. It is nil, without
@@ -52,9 +50,9 @@ func (d *Datapath) DestroyStaleSockets() error {
 	}
 	defer iter.Close()
 	var errs []error
-	for _, path := range namespaces() {
-		if err := inNamespace(path, func() error { return runIter(iter) }); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("end stale sockets in %s: %w", path, err))
+	for ns := range namespaces.All() {
+		if err := namespaces.Do(ns, func() error { return runIter(iter) }); err != nil {
+			errs = append(errs, fmt.Errorf("end stale sockets in %s: %w", ns.Name(), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -69,40 +67,4 @@ func runIter(iter *link.Iter) error {
 	defer r.Close()
 	_, err = io.Copy(io.Discard, r)
 	return err
-}
-
-// namespaces returns a path for each network namespace there is: our own, those of processes, and those that
-// container runtimes keep by name.
-func namespaces() []string {
-	seen := make(map[uint64]bool)
-	var paths []string
-	for _, pattern := range []string{"/proc/self/ns/net", "/run/netns/*", "/var/run/docker/netns/*", "/proc/[0-9]*/ns/net"} {
-		matches, _ := filepath.Glob(pattern) // the patterns are well-formed
-		for _, path := range matches {
-			var s unix.Stat_t
-			if unix.Stat(path, &s) == nil && !seen[s.Ino] {
-				seen[s.Ino] = true
-				paths = append(paths, path)
-			}
-		}
-	}
-	return paths
-}
-
-// inNamespace runs f on a thread inside the network namespace at path.
-func inNamespace(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		// Never unlocked: a thread that has been elsewhere ends with its goroutine.
-		runtime.LockOSThread()
-		ns, err := os.Open(path)
-		if err == nil {
-			defer ns.Close()
-			if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
-				err = f()
-			}
-		}
-		done <- err
-	}()
-	return <-done
 }

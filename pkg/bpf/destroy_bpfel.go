@@ -25,7 +25,6 @@ const (
 	destroyMapFragments             = "fragments"
 	destroyMapFrontends             = "frontends"
 	destroyMapMembers               = "members"
-	destroyMapPodFilter             = "pod_filter"
 	destroyMapPodLinks              = "pod_links"
 	destroyMapPools                 = "pools"
 	destroyMapReplyFilter           = "reply_filter"
@@ -46,6 +45,7 @@ const (
 	destroyVarHostNetnsCookie       = "host_netns_cookie"
 	destroyVarKeepBackend           = "keep_backend"
 	destroyVarKeepSlot              = "keep_slot"
+	destroyVarMasqueradeAll         = "masquerade_all"
 	destroyVarPodsInside            = "pods_inside"
 	destroyVarSnatFirstPort         = "snat_first_port"
 	destroyVarSnatLastPort          = "snat_last_port"
@@ -114,7 +114,6 @@ type destroyMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
-	PodFilter     *ebpf.MapSpec `ebpf:"pod_filter"`
 	PodLinks      *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
@@ -140,6 +139,7 @@ type destroyVariableSpecs struct {
 	HostNetnsCookie       *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	KeepBackend           *ebpf.VariableSpec `ebpf:"keep_backend"`
 	KeepSlot              *ebpf.VariableSpec `ebpf:"keep_slot"`
+	MasqueradeAll         *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.VariableSpec `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.VariableSpec `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.VariableSpec `ebpf:"snat_last_port"`
@@ -179,7 +179,6 @@ type destroyMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Members       *ebpf.Map `ebpf:"members"`
-	PodFilter     *ebpf.Map `ebpf:"pod_filter"`
 	PodLinks      *ebpf.Map `ebpf:"pod_links"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
@@ -205,7 +204,6 @@ func (m *destroyMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.Members,
-		m.PodFilter,
 		m.PodLinks,
 		m.Pools,
 		m.ReplyFilter,
@@ -232,6 +230,7 @@ type destroyVariables struct {
 	HostNetnsCookie       *ebpf.Variable `ebpf:"host_netns_cookie"`
 	KeepBackend           *ebpf.Variable `ebpf:"keep_backend"`
 	KeepSlot              *ebpf.Variable `ebpf:"keep_slot"`
+	MasqueradeAll         *ebpf.Variable `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.Variable `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.Variable `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.Variable `ebpf:"snat_last_port"`

@@ -1,14 +1,12 @@
 package bpf
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"golang.org/x/sys/unix"
 )
 
 // Features is what the running kernel offers beyond Linux 5.10. Everything works without them.
@@ -44,18 +42,4 @@ func (f Features) LogValue() slog.Value {
 		slog.String("attach", choose(f.TCX, "tcx", "clsact")),
 		slog.Bool("ipv6", f.IPv6),
 	)
-}
-
-// netnsCookie returns the cookie of the network namespace that this process is in (5.14).
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open socket: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("read cookie of the network namespace: %w", err)
-	}
-	return cookie, nil
 }

@@ -37,12 +37,34 @@ func (f *Flows) Walk(visit func(Tuple, *Flow)) error {
 	return walk(f.maps["flows"], visit)
 }
 
-// Filter values of bpf/maps.h, reply_filter.
+// What the bytes of an entry of reply_filter are (bpf/maps.h). The low half of an entry has them all.
 const (
 	replyUnused = iota
 	replyUsed
 	replySuspect
 )
+
+const (
+	everyHook      = 0xf
+	flowHooksShift = 8 // where FLOW_AT begins in a flow's flags; four bits further up are those of its other entry
+)
+
+// swapReplies turns the bytes of an entry that are old into new, for a set of hooks: bit n for byte n. The data
+// path stores bytes beside it at any time.
+func swapReplies(entry *uint64, hooks uint32, old, new uint64) (swapped bool) {
+	for {
+		was := atomic.LoadUint64(entry)
+		is := was
+		for hook := range 4 {
+			if shift := 8 * hook; hooks>>hook&1 != 0 && was>>shift&0xff == old {
+				is = is&^(0xff<<shift) | new<<shift
+			}
+		}
+		if is == was || atomic.CompareAndSwapUint64(entry, was, is) {
+			return is != was
+		}
+	}
+}
 
 // Keys that one run of the collect program takes, and what precedes them (bpf/collect.h).
 const (
@@ -62,7 +84,7 @@ func (f *Flows) Collect() (int, error) {
 	unwanted := f.filter.unwanted()
 	suspects := 0
 	for i := range replies {
-		if atomic.CompareAndSwapUint64(&replies[i], replyUsed, replySuspect) {
+		if swapReplies(&replies[i], everyHook, replyUsed, replySuspect) {
 			suspects++
 		}
 	}
@@ -73,13 +95,13 @@ func (f *Flows) Collect() (int, error) {
 		if flow.Flags&FlowEstablished != 0 && int64(flow.LastSeen-oldest) < 0 {
 			candidates = append(candidates, key)
 		}
-		frontend, backend := key.Dst, flow.Dst
+		frontend, backend, hooks := key.Dst, flow.Dst, flow.Flags>>(flowHooksShift+4)
 		if flow.Flags&FlowReply != 0 {
-			frontend, backend = flow.Src, key.Src
+			frontend, backend, hooks = flow.Src, key.Src, flow.Flags>>flowHooksShift
 		}
 		delete(unwanted, frontend.hash(addressFilterBits))
 		if flow.Flags&FlowRemote == 0 {
-			atomic.CompareAndSwapUint64(&replies[backend.hash(replyFilterBits)], replySuspect, replyUsed)
+			swapReplies(&replies[backend.hash(replyFilterBits)], hooks&everyHook, replySuspect, replyUsed)
 		}
 	})
 	if err != nil {
@@ -96,7 +118,7 @@ func (f *Flows) Collect() (int, error) {
 	if suspects > 0 {
 		for i := range replies {
 			// If the data path has meanwhile begun a flow there, it has written replyUsed.
-			atomic.CompareAndSwapUint64(&replies[i], replySuspect, replyUnused)
+			swapReplies(&replies[i], everyHook, replySuspect, replyUnused)
 		}
 	}
 	return f.collectKeys(candidates)

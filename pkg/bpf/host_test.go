@@ -33,7 +33,11 @@ func TestHost(t *testing.T) {
 				n.addFrontend(t, frontend, protocol, Frontend{Service: pool, Inside: pool, Kind: KindClusterIP})
 				in := f.first(protocol, 40000, frontend).from(at(f.node, 40000))
 				in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
-				sent := n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_new host_forward"))
+				out := in.to(backend)
+				if backend.Addr() == f.onC {
+					out = out.from(at(n.eth1.addr[f.name], 0)) // that link's address
+				}
+				sent := n.must(t, own(n.eth0, in, redirect, out, "flow_new host_forward"))
 				stub, record := n.mustBeIn(t, "embryos", in, sent)
 				const from = uint32(svcproxyFlowFlagFLOW_AT_UPLINK_EGRESS)
 				const back = uint32(svcproxyFlowFlagFLOW_AT_UPLINK_INGRESS | svcproxyFlowFlagFLOW_AT_POD_INGRESS)
@@ -47,17 +51,17 @@ func TestHost(t *testing.T) {
 				if protocol == sctp {
 					reply.seq, reply.payload = clientTag, initAck(backendTag)
 				}
-				n.must(t, c.answer(reply, reply.from(frontend)))
+				n.must(t, c.answer(reply, reply.from(frontend).to(in.src)))
 				in.flags, in.ack, in.payload = ack, 7001, "more"
 				if protocol == sctp {
 					in.seq, in.payload = backendTag, chunk(10, "cookie")
 				}
-				n.must(t, own(n.eth0, in, redirect, in.to(backend), "flow_promoted host_forward"))
+				n.must(t, own(n.eth0, in, redirect, in.to(backend).from(sent.src), "flow_promoted host_forward"))
 				stub, record = n.mustBeIn(t, "flows", in, sent)
 				if stub.Packets != 2 || record.Packets != 1 {
 					t.Errorf("%d packets from the node and %d to it, want 2 and 1", stub.Packets, record.Packets)
 				}
-				n.must(t, c.answer(reply, reply.from(frontend)))
+				n.must(t, c.answer(reply, reply.from(frontend).to(in.src)))
 				// Translated, its packets pass the uplink that they leave by as they are.
 				n.must(t, own(n.eth1, sent, next, sent, ""))
 				// And forwarded packets with the frontend's address are another's business.
@@ -75,7 +79,7 @@ func TestHostThatIsABackend(t *testing.T) {
 		in := f.first(protocol, 40000, at(f.node, nodePort))
 		n.must(t, ingress(n.eth0, in, next, in.to(at(f.node, 8080)), "flow_new forward_local"))
 
-		frontend, backend := clusterIP(f, 1), at(f.onC, 8080)
+		frontend, backend := clusterIP(f, 1), at(f.onB, 8080)
 		n.serve(t, frontend, protocol, backend)
 		dial := f.first(protocol, 41000, frontend).from(at(f.node, 41000))
 		sent := n.must(t, own(n.eth0, dial, redirect, dial.to(backend), "flow_new host_forward"))
@@ -83,6 +87,36 @@ func TestHostThatIsABackend(t *testing.T) {
 		n.must(t, own(n.eth0, dial, redirect, dial.to(backend), "host_forward"))
 		if stub, _ := n.mustBeIn(t, "embryos", dial, sent); stub.Packets != 3 || stub.Bytes != 3*uint64(dial.ipLength()) {
 			t.Errorf("%d packets of %d bytes, want 3 of %d", stub.Packets, stub.Bytes, 3*dial.ipLength())
+		}
+	})
+}
+
+// The node is the only one there: its packets come back by the link that they were leaving by, and so do its answers.
+// Each side sees the frontend.
+func TestHostWithItself(t *testing.T) {
+	forEach(t, []uint8{tcp, udp}, func(t *testing.T, n *node, f family, protocol uint8) {
+		back := func(p packet) packet { p.ethSrc, p.ethDst = p.ethDst, p.ethSrc; return p }
+		turned := func(in, out packet, counters string) step {
+			s := own(n.eth0, in, redirect, out, counters)
+			s.out.ethDst = out.ethDst
+			return s
+		}
+		frontend, backend := clusterIP(f, 1), at(n.eth1.addr[f.name], 8080)
+		n.serve(t, frontend, protocol, backend)
+		in := f.first(protocol, 40000, frontend).from(at(f.node, 40000))
+		in.ethSrc, in.ethDst, in.ttl = n.eth0.mac, [6]byte(neighbourMAC), 64
+		got := n.must(t, turned(in, back(in.to(backend).from(at(frontend.Addr(), 0))), "flow_new host_forward"))
+		n.mustBeIn(t, "embryos", in, got)
+		n.must(t, ingress(n.eth0, got, next, got, ""))
+		reply := back(got).answer(syn|ack, 7000, 1001, "answer")
+		n.must(t, turned(reply, back(reply.from(frontend).to(in.src)), "host_reply"))
+		in.flags, in.seq, in.ack, in.payload = ack, 1001, 7001, "more"
+		n.must(t, turned(in, back(in.to(backend).from(got.src)), "flow_promoted host_forward"))
+		n.must(t, turned(reply, back(reply.from(frontend).to(in.src)), "host_reply"))
+		if protocol == udp {
+			for i, p := range datagram(77, in) {
+				n.must(t, turned(p, back(p.to(backend).from(got.src)), []string{"host_forward", "fragment"}[min(i, 1)]))
+			}
 		}
 	})
 }
@@ -149,11 +183,15 @@ func TestHostOnTheWire(t *testing.T) {
 					if dst != backend || [6]byte(frame) != [6]byte(neighbourMAC) || [6]byte(frame[6:]) != c.out.mac {
 						t.Fatalf("went to %s, want %s:\n%s", dst, backend, describe(frame))
 					}
-					if want := conn.LocalAddr().(*net.UDPAddr).Port; int(sport) != want {
-						t.Errorf("comes from port %d, want %d", sport, want)
-					}
 					local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-					reply := packet{src: backend, dst: at(local.Addr().Unmap(), local.Port()), protocol: udp, ttl: 60, payload: "nothing"}
+					client := at(local.Addr().Unmap(), local.Port())
+					if c.out == n.eth1 {
+						client = n.anySNATPort(t, at(n.eth1.addr[f.name], 0), sport)
+					}
+					if sport != client.Port() {
+						t.Errorf("comes from port %d, want %d", sport, client.Port())
+					}
+					reply := packet{src: backend, dst: client, protocol: udp, ttl: 60, payload: "nothing"}
 					reply.ethSrc = [6]byte(neighbourMAC)
 					w.mustSend(t, withMAC(reply, c.out).bytes())
 					buffer := make([]byte, 100)

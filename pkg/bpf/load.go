@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/svcproxy/svcproxy/internal/namespaces"
 )
 
 // Options says how the programs are to be loaded.
@@ -19,6 +22,8 @@ type Options struct {
 	Root       string // a directory on a bpffs, ours alone; made if it is not there
 	PodsInside bool   // a local detector is configured: pods are inside clients (DESIGN D4)
 	ForceStack bool   // --north-south=stack
+	// MasqueradeAll: backends see the node in the place of who dials a ClusterIP.
+	MasqueradeAll bool
 	// ClusterCIDRs are the pods of the cluster, at most one prefix a family: inside clients wherever they
 	// come from.
 	ClusterCIDRs []netip.Prefix
@@ -38,6 +43,8 @@ type Datapath struct {
 	stats   []string
 	*Tables
 	*Flows
+	pinned   []string             // names of the maps that outlive us
+	links    map[string]link.Link // by pin: held, so that they outlive the pin as well
 	uplinks  *linkSet[UplinkConfig]
 	podLinks *linkSet[PodLinkConfig]
 }
@@ -57,7 +64,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	cookie, err := netnsCookie()
+	cookie, err := namespaces.Cookie()
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +73,7 @@ func Load(opts Options) (*Datapath, error) {
 		"pods_inside":       opts.PodsInside,
 		"cluster_cidrs":     clusterCIDRs(opts.ClusterCIDRs),
 		"force_stack":       opts.ForceStack,
+		"masquerade_all":    opts.MasqueradeAll,
 		"snat_first_port":   opts.FirstSNATPort,
 		"snat_last_port":    opts.LastSNATPort,
 		"have_set_retval":   opts.Features.SetRetval,
@@ -94,7 +102,12 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
-	d := &Datapath{opts: opts, coll: coll, uplinks: newUplinks(), podLinks: newPodLinks()}
+	d := &Datapath{opts: opts, coll: coll, links: make(map[string]link.Link), uplinks: newUplinks(), podLinks: newPodLinks()}
+	for name, m := range spec.Maps {
+		if m.Pinning == ebpf.PinByName {
+			d.pinned = append(d.pinned, name)
+		}
+	}
 	if d.stats, err = statNames(spec); err == nil {
 		d.Tables, err = openTables(coll.Maps, spec.Maps)
 	}
@@ -116,6 +129,9 @@ func (d *Datapath) Close() error {
 	err := errors.Join(d.Flows.close(), d.Tables.close())
 	if d.destroy != nil {
 		err = errors.Join(err, d.destroy.Close())
+	}
+	for _, l := range d.links {
+		err = errors.Join(err, l.Close())
 	}
 	d.coll.Close()
 	return err
@@ -140,17 +156,22 @@ func clusterCIDRs(prefixes []netip.Prefix) (ranges [2]ServiceRange) {
 
 // makeRoot makes the directories of pins.
 func makeRoot(root string) error {
-	for _, dir := range []string{"maps", "links"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			return fmt.Errorf("make %s for pinned maps and links (mount -t bpf bpf /sys/fs/bpf?): %w", root, err)
-		}
-	}
+	there := root // or what of it is
 	var s unix.Statfs_t
-	if err := unix.Statfs(root, &s); err != nil {
-		return fmt.Errorf("look at %s: %w", root, err)
+	err := unix.Statfs(there, &s)
+	for ; errors.Is(err, fs.ErrNotExist) && there != filepath.Dir(there); err = unix.Statfs(there, &s) {
+		there = filepath.Dir(there)
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", there, err)
 	}
 	if uint32(s.Type) != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("%s is not on a bpffs: mount one (mount -t bpf bpf /sys/fs/bpf) or name another place with --bpf-root", root)
+	}
+	for _, dir := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return fmt.Errorf("make %s for pinned maps and links: %w", root, err)
+		}
 	}
 	return nil
 }

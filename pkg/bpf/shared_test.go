@@ -91,9 +91,6 @@ func (n *node) forget() error {
 	for i := range replies {
 		atomic.StoreUint64(&replies[i], replyUnused)
 	}
-	for i := range uint32(64) { // indexes of links
-		errs = append(errs, n.coll.Maps["pod_filter"].Put(i, uint32(0)))
-	}
 	for i := range n.stats {
 		errs = append(errs, n.coll.Maps["stats"].Put(uint32(i), make([]uint64, ebpf.MustPossibleCPU())))
 	}

@@ -87,6 +87,8 @@ const (
 	svcproxyFlowFlagFLOW_AT_POD_EGRESS     svcproxyFlowFlag = 2048
 	svcproxyFlowFlagFLOW_AT                svcproxyFlowFlag = 3840
 	svcproxyFlowFlagFLOW_OTHER_AT          svcproxyFlowFlag = 61440
+	svcproxyFlowFlagFLOW_STACK             svcproxyFlowFlag = 131072
+	svcproxyFlowFlagFLOW_LOOP              svcproxyFlowFlag = 262144
 )
 
 type svcproxyFrontend struct {
@@ -108,6 +110,7 @@ const (
 	svcproxyFrontendFlagFRONTEND_RANGES        svcproxyFrontendFlag = 4
 	svcproxyFrontendFlagFRONTEND_INSIDE_LOCAL  svcproxyFrontendFlag = 8
 	svcproxyFrontendFlagFRONTEND_OUTSIDE_LOCAL svcproxyFrontendFlag = 16
+	svcproxyFrontendFlagFRONTEND_MAGLEV        svcproxyFrontendFlag = 32
 )
 
 type svcproxyFrontendKey struct {
@@ -284,7 +287,6 @@ const (
 	svcproxyMapFragments             = "fragments"
 	svcproxyMapFrontends             = "frontends"
 	svcproxyMapMembers               = "members"
-	svcproxyMapPodFilter             = "pod_filter"
 	svcproxyMapPodLinks              = "pod_links"
 	svcproxyMapPools                 = "pools"
 	svcproxyMapReplyFilter           = "reply_filter"
@@ -324,6 +326,7 @@ const (
 	svcproxyVarKeepSocketFlag        = "keep_socket_flag"
 	svcproxyVarKeepStat              = "keep_stat"
 	svcproxyVarKeepVerdict           = "keep_verdict"
+	svcproxyVarMasqueradeAll         = "masquerade_all"
 	svcproxyVarPodsInside            = "pods_inside"
 	svcproxyVarSnatFirstPort         = "snat_first_port"
 	svcproxyVarSnatLastPort          = "snat_last_port"
@@ -404,7 +407,6 @@ type svcproxyMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
-	PodFilter     *ebpf.MapSpec `ebpf:"pod_filter"`
 	PodLinks      *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools         *ebpf.MapSpec `ebpf:"pools"`
 	ReplyFilter   *ebpf.MapSpec `ebpf:"reply_filter"`
@@ -437,6 +439,7 @@ type svcproxyVariableSpecs struct {
 	KeepSocketFlag        *ebpf.VariableSpec `ebpf:"keep_socket_flag"`
 	KeepStat              *ebpf.VariableSpec `ebpf:"keep_stat"`
 	KeepVerdict           *ebpf.VariableSpec `ebpf:"keep_verdict"`
+	MasqueradeAll         *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.VariableSpec `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.VariableSpec `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.VariableSpec `ebpf:"snat_last_port"`
@@ -476,7 +479,6 @@ type svcproxyMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Members       *ebpf.Map `ebpf:"members"`
-	PodFilter     *ebpf.Map `ebpf:"pod_filter"`
 	PodLinks      *ebpf.Map `ebpf:"pod_links"`
 	Pools         *ebpf.Map `ebpf:"pools"`
 	ReplyFilter   *ebpf.Map `ebpf:"reply_filter"`
@@ -502,7 +504,6 @@ func (m *svcproxyMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.Members,
-		m.PodFilter,
 		m.PodLinks,
 		m.Pools,
 		m.ReplyFilter,
@@ -536,6 +537,7 @@ type svcproxyVariables struct {
 	KeepSocketFlag        *ebpf.Variable `ebpf:"keep_socket_flag"`
 	KeepStat              *ebpf.Variable `ebpf:"keep_stat"`
 	KeepVerdict           *ebpf.Variable `ebpf:"keep_verdict"`
+	MasqueradeAll         *ebpf.Variable `ebpf:"masquerade_all"`
 	PodsInside            *ebpf.Variable `ebpf:"pods_inside"`
 	SnatFirstPort         *ebpf.Variable `ebpf:"snat_first_port"`
 	SnatLastPort          *ebpf.Variable `ebpf:"snat_last_port"`

@@ -203,7 +203,7 @@ func (t *Tables) SetBackend(id uint32, b Backend) {
 		if e.Generation != b.Generation {
 			atomic.StoreUint32(&e.Generation, 0)
 		}
-		e.Addr, e.Port, e.Protocol, e.State, e.Service = b.Addr, b.Port, b.Protocol, b.State, b.Service
+		e.Addr, e.Port, e.Protocol, e.State, e.Service, e.Reserved = b.Addr, b.Port, b.Protocol, b.State, b.Service, b.Reserved
 	}
 	atomic.StoreUint32(&e.Generation, b.Generation)
 }

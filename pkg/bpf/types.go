@@ -43,6 +43,7 @@ const (
 	// Which of a Service's sets the pools are; the programs do not ask.
 	FlagInsideLocal  = uint16(svcproxyFrontendFlagFRONTEND_INSIDE_LOCAL)
 	FlagOutsideLocal = uint16(svcproxyFrontendFlagFRONTEND_OUTSIDE_LOCAL)
+	FlagMaglev       = uint16(svcproxyFrontendFlagFRONTEND_MAGLEV)
 )
 
 // Verdicts of a [Pool].

@@ -13,7 +13,12 @@ const verifierBudget = 250_000
 
 // Every program leaves older verifiers room.
 func TestVerifierBudget(t *testing.T) {
-	n := newNode(t)
+	for name, n := range map[string]*node{"as by default": newNode(t), "masquerade-all": newNode(t, masqueradeAll)} {
+		t.Run(name, func(t *testing.T) { checkBudget(t, n) })
+	}
+}
+
+func checkBudget(t *testing.T, n *node) {
 	if n.destroy == nil {
 		t.Error("destroy_udp was not loaded, though the kernel has bpf_sock_destroy")
 	}

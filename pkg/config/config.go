@@ -33,7 +33,10 @@ type Config struct {
 	Devices    []string // globs; none: found by role
 	Manifests  string   // a folder instead of an API server
 	NorthSouth string   // auto or stack
+	Balancing  string   // random or maglev
 	SNATPorts  string   // first-last
+
+	AuditPeriod time.Duration // how often the tables are compared with what they should say; 0: never
 
 	// Warnings are what was accepted but has no effect, and what the file had too much of; for the log.
 	Warnings []string
@@ -55,7 +58,10 @@ func New() *Config {
 	c := &Config{
 		BPFRoot:    "/sys/fs/bpf/svcproxy",
 		NorthSouth: "auto",
+		Balancing:  "random",
 		SNATPorts:  "11000-29999",
+
+		AuditPeriod: time.Hour,
 	}
 	setDefaults(&c.Proxy)
 	return c
@@ -182,7 +188,8 @@ func (c *Config) masqueradeAll() *bool {
 	return &c.Proxy.IPTables.MasqueradeAll
 }
 
-// SyncPeriod is how long after a failed write it is tried again, and half of how long health waits for it.
+// SyncPeriod is how long after a failed write it is tried again, and half of how long health waits for it; and
+// how often programs and pins are looked for that somebody has removed.
 func (c *Config) SyncPeriod() time.Duration {
 	period, _ := c.syncPeriods()
 	return period.Duration

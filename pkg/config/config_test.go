@@ -105,7 +105,7 @@ func TestNFTablesConfigMap(t *testing.T) {
 		"flows": FlowTimeouts{TCPEstablished: 2 * time.Hour, TCPCloseWait: time.Minute, UDP: 10 * time.Second, UDPStream: 20 * time.Second},
 		"pods":  true, "maxPerCore": int32(0), "oom": int32(-5), "content": "application/json",
 		"format": "json", "v": uint32(4), "vmodule": "state,agent",
-		"warnings": 2, // mode, masqueradeAll
+		"warnings": 1, // mode
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

@@ -69,9 +69,9 @@ func (c *Config) addServiceFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&p.DetectLocal.InterfaceNamePrefix, "pod-interface-name-prefix", "", "how the names of pods' links begin, for --detect-local-mode=InterfaceNamePrefix")
 	fs.StringSliceVar(&p.NodePortAddresses, "nodeport-addresses", nil, "CIDRs of the node addresses on which NodePorts answer, or primary, all, localhost (default: all; with --proxy-mode=nftables: primary)")
 	fs.BoolVar(p.IPTables.LocalhostNodePorts, "iptables-localhost-nodeports", true, "NodePorts answer on 127.0.0.1 and [::1] of the host as well")
-	fs.BoolVar(&c.flags.masqueradeAll, "masquerade-all", false, "SNAT all traffic to ClusterIPs; not applied yet, the log says so")
+	fs.BoolVar(&c.flags.masqueradeAll, "masquerade-all", false, "backends of ClusterIPs see the node's address in the place of the client's; pods then connect by packets, not at their sockets")
 	period, minimum := c.syncPeriods()
-	fs.DurationVar(&c.flags.syncPeriod, "iptables-sync-period", period.Duration, "how long after a failed write it is tried again")
+	fs.DurationVar(&c.flags.syncPeriod, "iptables-sync-period", period.Duration, "how long after a failed write it is tried again, and how often removed programs and pins are looked for")
 	fs.DurationVar(&c.flags.minSyncPeriod, "iptables-min-sync-period", minimum.Duration, "has no effect: changes are written at once")
 	fs.DurationVar(&c.flags.ipvsSyncPeriod, "ipvs-sync-period", period.Duration, "--iptables-sync-period for --proxy-mode=ipvs")
 	fs.DurationVar(&c.flags.ipvsMinSyncPeriod, "ipvs-min-sync-period", 0, "has no effect: changes are written at once")
@@ -123,10 +123,12 @@ var unusedFlags = [2]string{"boot-id-file", "machine-id-file"}
 
 func (c *Config) addOwnFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.CgroupRoot, "cgroup-root", "", "cgroup2 directory whose processes we serve (default: found)")
-	fs.StringVar(&c.BPFRoot, "bpf-root", c.BPFRoot, "directory on a bpffs for what outlives us; one for each agent on a kernel")
+	fs.StringVar(&c.BPFRoot, "bpf-root", c.BPFRoot, "directory on a bpffs for what outlives us; one for each agent on a kernel, a second one there does not start")
+	fs.DurationVar(&c.AuditPeriod, "audit-period", c.AuditPeriod, "how often the kernel's tables are compared with what they should say, and what others have changed is put right; 0: never")
 	fs.StringSliceVar(&c.Devices, "devices", nil, "names or globs of the links that lead out of the node (default: found by default route, node address, and path to other nodes' pods)")
 	fs.StringVar(&c.Manifests, "manifests", "", "serve the Services and EndpointSlices of the YAML files in this folder, watched, without an API server")
 	fs.StringVar(&c.NorthSouth, "north-south", c.NorthSouth, "how packets to other nodes' backends go: auto (straight from link to link where possible) or stack (all through the kernel's stack, for firewalls that must see them)")
+	fs.StringVar(&c.Balancing, "load-balancing", c.Balancing, "how new connections find a backend: random, or maglev (packets of one client address and port reach the same backend whatever node they come by, and most still do when backends change; 131 kB a Service port); the annotation svcproxy.io/load-balancing on a Service decides for it")
 	fs.StringVar(&c.SNATPorts, "snat-ports", c.SNATPorts, "first and last source port for connections passed on to other nodes; kept out of net.ipv4.ip_local_port_range and the NodePorts")
 }
 
@@ -135,7 +137,7 @@ var besideFile = map[string]bool{
 	"config": true, "write-config-to": true, "cleanup": true, "init-only": true, "version": true, "master": true, "hostname-override": true,
 	"v": true, "vmodule": true, "logging-format": true, "log-flush-frequency": true,
 	"log-text-split-stream": true, "log-text-info-buffer-size": true, "log-json-split-stream": true, "log-json-info-buffer-size": true,
-	"cgroup-root": true, "bpf-root": true, "devices": true, "manifests": true, "north-south": true, "snat-ports": true,
+	"cgroup-root": true, "bpf-root": true, "devices": true, "manifests": true, "north-south": true, "load-balancing": true, "audit-period": true, "snat-ports": true,
 }
 
 // takeFlags makes Proxy what the flags say: where one stands for fields of several modes, it is of the mode

@@ -64,7 +64,4 @@ func (c *Config) warn(fs *pflag.FlagSet) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("featureGates.%s (--feature-gates) is not known: ignored", gate))
 		}
 	}
-	if c.MasqueradeAll() {
-		c.Warnings = append(c.Warnings, "masqueradeAll: ClusterIP connections made at sockets keep the pod's address")
-	}
 }

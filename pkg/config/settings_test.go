@@ -153,7 +153,11 @@ var settings = []struct {
 	{"manifests", "", "/dir", honoured},
 	{"north-south", "", "stack", honoured},
 	{"north-south", "", "east", refused},
+	{"load-balancing", "", "maglev", honoured},
+	{"load-balancing", "", "best", refused},
 	{"snat-ports", "", "100-200", honoured},
+	{"audit-period", "", "5s", honoured},
+	{"audit-period", "", "-5s", refused},
 	{"snat-ports", "", "5-1", refused},
 	{"snat-ports", "", "1-2-3", refused},
 }
@@ -197,12 +201,7 @@ func checkTreatment(t *testing.T, treatment, name string, plain, c *Config, err 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var warnings []string
-	for _, w := range c.Warnings {
-		if !strings.HasPrefix(w, "masqueradeAll:") {
-			warnings = append(warnings, w)
-		}
-	}
+	warnings := c.Warnings
 	if treatment == ignored {
 		if len(warnings) != len(plain.Warnings)+1 || !strings.Contains(strings.Join(warnings, "\n"), strings.TrimPrefix(name, "--")) {
 			t.Errorf("no single line names %s: %q", name, warnings)

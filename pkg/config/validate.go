@@ -45,6 +45,8 @@ func (c *Config) validate() error {
 	_, _, err = c.SNATPortRange()
 	r = append(r, err)
 	r.unless(c.NorthSouth == "auto" || c.NorthSouth == "stack", "--north-south", c.NorthSouth, "auto or stack")
+	r.unless(c.Balancing == "random" || c.Balancing == "maglev", "--load-balancing", c.Balancing, "random or maglev")
+	r.unless(c.AuditPeriod >= 0, "--audit-period", c.AuditPeriod, "0 or more")
 	r.unless(filepath.IsAbs(c.BPFRoot), "--bpf-root", c.BPFRoot, "an absolute path")
 	return errors.Join(r...)
 }

@@ -28,6 +28,10 @@ type Answer struct {
 	Frontend Frontend
 	Verdict  Verdict
 	Backends []Backend // who may answer, sorted by address and port; some exactly when the verdict is Serve
+	// Masqueraded: whoever answers sees the node in the client's place, wherever either is. Without it
+	// backends see the client, but for those that would otherwise not answer by way of this node: the client itself
+	// and other nodes' where the client is outside.
+	Masqueraded bool
 }
 
 // Answer returns what client gets when it opens a connection of r's protocol to dial; false if that is
@@ -38,7 +42,7 @@ func (r *Resolved) Answer(client Client, dial netip.AddrPort) (Answer, bool) {
 	if f == nil {
 		return Answer{}, false
 	}
-	a := Answer{Port: r.Port, Frontend: *f}
+	a := Answer{Port: r.Port, Frontend: *f, Masqueraded: f.Kind == ClusterIP && f.NoSocket}
 	if !f.admits(client.Addr) {
 		a.Verdict = Drop // even where others would be rejected (§14)
 		return a, true

@@ -94,6 +94,36 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+// The last column of parity §4.1: with masqueradeAll every client of a ClusterIP is masqueraded, and nobody else is for
+// that reason; the sets are as without it.
+func TestAnswerMasqueraded(t *testing.T) {
+	svc := &Service{
+		Name: web, ClusterIPs: mustAddrs("172.30.0.41"), ExternalIPs: mustAddrs("203.0.113.1"), LoadBalancerIPs: mustAddrs("203.0.113.2"),
+		Ports:        []Port{{Protocol: TCP, Port: 80, NodePort: 30080}},
+		SourceRanges: mustPrefixes("0.0.0.0/0"), ExternalLocal: true,
+	}
+	slices := []*Slice{mustSlice(t, 80, "10.180.0.1 local", "10.180.1.1")}
+	all := here()
+	all.MasqueradeAll = true
+	plain, masquerading := mustOne(t, Resolve(svc, slices, here())), mustOne(t, Resolve(svc, slices, all))
+	for dial, want := range map[string]bool{
+		"172.30.0.41:80": true, "192.168.0.1:30080": false, "203.0.113.1:80": false, "203.0.113.2:80": false,
+	} {
+		for _, client := range []Client{pod, loosePod, host, stranger} {
+			to := netip.MustParseAddrPort(dial)
+			before, _ := plain.Answer(client, to)
+			after, _ := masquerading.Answer(client, to)
+			if before.Masqueraded || after.Masqueraded != want {
+				t.Errorf("%v dials %s: masqueraded %v without masqueradeAll, %v with it; want false, %v",
+					client.Origin, dial, before.Masqueraded, after.Masqueraded, want)
+			}
+			if diff := cmp.Diff(answerText(before, true), answerText(after, true)); diff != "" {
+				t.Errorf("%v dials %s (-without +with):\n%s", client.Origin, dial, diff)
+			}
+		}
+	}
+}
+
 // Parity §3: who is rejected, dropped or served when backends are missing.
 func TestAnswerWithoutBackends(t *testing.T) {
 	const (

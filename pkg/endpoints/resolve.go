@@ -24,6 +24,7 @@ func Resolve(svc *Service, all []*Slice, view *View) []Resolved {
 			Port:      PortName{ObjectName: svc.Name, Port: p.Name, Protocol: p.Protocol},
 			Created:   svc.Created,
 			Affinity:  max(svc.Affinity, 0),
+			Maglev:    svc.Balancing == Maglev || svc.Balancing == Default && view.Balancing == Maglev,
 			Frontends: frontends(svc, &fam, p, view),
 		}
 		scratch = gather(scratch[:0], &r.Port, &fam, all, view)

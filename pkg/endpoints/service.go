@@ -73,7 +73,33 @@ type Service struct {
 	ExternalLocal       bool
 	Affinity            time.Duration // session affinity by client address; 0: none
 	HealthCheckNodePort uint16        // 0: none
+	Balancing           Balancing     // Default: the view's
 }
+
+// Balancing is how a new connection finds its backend among those that may answer it.
+type Balancing uint8
+
+const (
+	Default Balancing = iota
+	// Random: each connection anew.
+	Random
+	// Maglev: packets of one client address and port reach the same backend whatever node they come by, and most
+	// still do when backends come and go (Eisenbud et al., NSDI 2016). Sockets of this node choose at random.
+	Maglev
+)
+
+// ParseBalancing is the inverse of String for the two that can be chosen.
+func ParseBalancing(text string) (Balancing, error) {
+	switch text {
+	case "random":
+		return Random, nil
+	case "maglev":
+		return Maglev, nil
+	}
+	return Default, fmt.Errorf("%q is neither random nor maglev", text)
+}
+
+func (b Balancing) String() string { return [...]string{"default", "random", "maglev"}[b] }
 
 // Port is one port of a Service.
 type Port struct {
@@ -121,13 +147,15 @@ type View struct {
 	// NodePorts are the addresses on which NodePorts answer, loopback ones included where wanted; those
 	// serve only processes on the host network.
 	NodePorts []netip.Addr
-	// MasqueradeAll: ClusterIP traffic is SNATed too, which only the packet path can do.
+	// MasqueradeAll: who dials a ClusterIP is SNATed, which only the packet path can do for pods.
 	MasqueradeAll bool
+	// Balancing is that of Services which say nothing; Default is Random.
+	Balancing Balancing
 }
 
 // Equal reports whether v and w see the same.
 func (v *View) Equal(w *View) bool {
-	return v.Node == w.Node && v.Zone == w.Zone && v.MasqueradeAll == w.MasqueradeAll &&
+	return v.Node == w.Node && v.Zone == w.Zone && v.MasqueradeAll == w.MasqueradeAll && v.Balancing == w.Balancing &&
 		slices.Equal(v.NodePorts, w.NodePorts) && slices.Equal(v.Primary, w.Primary)
 }
 
@@ -201,7 +229,8 @@ type Frontend struct {
 	// HostOnly: a loopback address, usually a NodePort's: in any network namespace but the host's it
 	// means that namespace.
 	HostOnly bool
-	// NoSocket: the socket hooks must leave it to the packet path.
+	// NoSocket: the socket hooks must leave it to the packet path; where that is to masquerade, they keep the
+	// node's own connections, which have the node's address.
 	NoSocket bool
 	// SourceRanges of clients that may use it; none: everybody may. Of the frontend's family,
 	// shared between frontends: not to be written.
@@ -223,6 +252,7 @@ type Resolved struct {
 	Port      PortName
 	Created   time.Time     // of the Service
 	Affinity  time.Duration // 0: none
+	Maglev    bool          // otherwise Random
 	Frontends []Frontend    // sorted by kind, address, port; no two with one address and port
 	Pools     []Pool        // sorted by family, scope; only those that a frontend names
 	Backends  []Backend     // sorted by address, port; no two with one address and port

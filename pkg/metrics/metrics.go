@@ -25,6 +25,8 @@ type Metrics struct {
 	noLocalEndpoints             *prometheus.GaugeVec
 	healthz, livez               *prometheus.CounterVec
 	tableWrites, rejectedObjects *prometheus.CounterVec
+	drift                        *prometheus.CounterVec
+	audits                       prometheus.Counter
 }
 
 // changes of one kind of object: seen so far, and not yet written.
@@ -59,6 +61,9 @@ func New(version, revision string) *Metrics {
 	m.pass = m.stage("svcproxy_sync_pass_duration_seconds", "Time that a pass over changes takes: model, difference, and writing it to the kernel.")
 	m.change = m.stage("svcproxy_sync_change_duration_seconds", "Time from a change's event being decoded to its being in the kernel: our own share of the programming latency.")
 	m.rejectedObjects = m.counters("svcproxy_rejected_objects_total", "Objects left out because they are invalid.", "kind")
+	m.drift = m.counters("svcproxy_drift_total", "What somebody else had changed or removed in the kernel, and was put back: entries of a table, programs, pins.", "in")
+	m.audits = prometheus.NewCounter(prometheus.CounterOpts{Name: "svcproxy_audits_total", Help: "Times that the tables were compared with what they should say."})
+	m.registry.MustRegister(m.audits)
 	m.gauges("svcproxy_build_info", "Always 1; the labels say what is running.", "version", "revision", "go_version").
 		WithLabelValues(version, revision, runtime.Version()).Set(1)
 	return m
@@ -188,3 +193,9 @@ func (m *Metrics) TableWrites(table string, n int) {
 
 // ObjectRejected counts an object, of that kind, that is left out because it is invalid.
 func (m *Metrics) ObjectRejected(kind string) { m.rejectedObjects.WithLabelValues(kind).Inc() }
+
+// Drifted counts something that somebody else had changed in a table, in programs or in pins.
+func (m *Metrics) Drifted(in string) { m.drift.WithLabelValues(in).Inc() }
+
+// Audited counts an audit that has ended.
+func (m *Metrics) Audited() { m.audits.Inc() }

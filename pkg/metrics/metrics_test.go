@@ -45,6 +45,8 @@ func newUsed() (*Metrics, *datapath) {
 	m.TableWrites("slots", 12)
 	m.TableWrites("slots", 1)
 	m.ObjectRejected("Service")
+	m.Drifted("pins")
+	m.Audited()
 	return m, d
 }
 
@@ -128,10 +130,16 @@ kubeproxy_sync_proxy_rules_service_changes_pending 4
 # HELP kubeproxy_sync_proxy_rules_service_changes_total Changes of Services seen.
 # TYPE kubeproxy_sync_proxy_rules_service_changes_total counter
 kubeproxy_sync_proxy_rules_service_changes_total 7
+# HELP svcproxy_audits_total Times that the tables were compared with what they should say.
+# TYPE svcproxy_audits_total counter
+svcproxy_audits_total 1
 # HELP svcproxy_datapath_events_total What the kernel programs did, by event (enum stat in bpf/types.h).
 # TYPE svcproxy_datapath_events_total counter
 svcproxy_datapath_events_total{event="connect"} 5
 svcproxy_datapath_events_total{event="flow_new"} 1.099511627776e+12
+# HELP svcproxy_drift_total What somebody else had changed or removed in the kernel, and was put back: entries of a table, programs, pins.
+# TYPE svcproxy_drift_total counter
+svcproxy_drift_total{in="pins"} 1
 # HELP svcproxy_rejected_objects_total Objects left out because they are invalid.
 # TYPE svcproxy_rejected_objects_total counter
 svcproxy_rejected_objects_total{kind="Service"} 1

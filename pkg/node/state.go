@@ -31,6 +31,9 @@ type PodLink struct {
 	Bridge int // the bridge it is a port of, if what is bridged passes no netfilter; else 0
 	// SNAT4 and SNAT6 are the node as the pod knows it: the address of the link or its bridge, else the node's.
 	SNAT4, SNAT6 netip.Addr
+	NetnsCookie  uint64 // of the pod's network namespace; 0: not known
+
+	namespace int // the id by which we know that
 }
 
 // State is what other packages need to know of the node. Receivers must not change it.

@@ -132,7 +132,7 @@ func (f facts) podLink(l netlink.Link) bool {
 // pod describes the host's end of a pod's link.
 func (f facts) pod(l netlink.Link, uplinks []Link, bridgeFilter bool) PodLink {
 	a := l.Attrs()
-	p := PodLink{Index: a.Index, Name: a.Name, SNAT4: f.snat(l, false), SNAT6: f.snat(l, true)}
+	p := PodLink{Index: a.Index, Name: a.Name, namespace: a.NetNsID, SNAT4: f.snat(l, false), SNAT6: f.snat(l, true)}
 	if f.masters[a.Index] == "bridge" {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: a.MasterIndex}}
 		p.SNAT4, p.SNAT6 = f.snat(bridge, false), f.snat(bridge, true)

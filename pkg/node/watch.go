@@ -38,6 +38,7 @@ type Watcher struct {
 	// Owned by Run.
 	last      *State // delivered
 	unmatched []string
+	pods      podNames
 
 	// The kernel; tests put faults in between.
 	subscribe func() (io.ReadCloser, error)
@@ -53,7 +54,7 @@ func New(devices []string, log *slog.Logger) (*Watcher, error) {
 		}
 	}
 	return &Watcher{devices: slices.Clone(devices), log: log, states: make(chan State, 1), wake: make(chan struct{}, 1),
-		subscribe: subscribe, read: read}, nil
+		pods: podNames{log: log}, subscribe: subscribe, read: read}, nil
 }
 
 // SetNodeAddresses says which addresses the Node object has. The link that has one of them is an uplink.
@@ -102,6 +103,9 @@ func (w *Watcher) follow(ctx context.Context) error {
 
 	due, armed := time.NewTimer(0), true
 	defer due.Stop()
+	seek := time.NewTimer(seekMost)
+	seek.Stop()
+	defer seek.Stop()
 	arm := func() {
 		if !armed {
 			due.Reset(coalesce)
@@ -118,28 +122,35 @@ func (w *Watcher) follow(ctx context.Context) error {
 			arm()
 		case <-w.wake:
 			arm()
+		case <-seek.C:
+			arm()
 		case <-due.C:
 			armed = false
-			switch err := w.refresh(); {
+			again, err := w.refresh()
+			switch {
 			case errors.Is(err, netlink.ErrDumpInterrupted): // it changed while we read
 				arm()
 			case err != nil:
 				return err
+			case again > 0:
+				seek.Reset(again)
 			}
 		}
 	}
 }
 
-// refresh reads everything and delivers what differs from the last delivery.
-func (w *Watcher) refresh() error {
+// refresh reads everything and delivers what differs from the last delivery. It returns after how long to look
+// again for pods that were not found; 0: no need to.
+func (w *Watcher) refresh() (again time.Duration, err error) {
 	s, err := w.read()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	w.mu.Lock()
 	nodeAddrs := w.nodeAddrs
 	w.mu.Unlock()
 	state, unmatched := s.state(w.devices, nodeAddrs)
+	again = w.pods.name(state.PodLinks)
 
 	for _, pattern := range unmatched {
 		if !slices.Contains(w.unmatched, pattern) {
@@ -148,7 +159,7 @@ func (w *Watcher) refresh() error {
 	}
 	w.unmatched = unmatched
 	if w.last != nil && w.last.Equal(state) {
-		return nil
+		return again, nil
 	}
 	if w.last == nil || !slices.Equal(w.last.Uplinks, state.Uplinks) {
 		names := make([]string, len(state.Uplinks))
@@ -163,7 +174,7 @@ func (w *Watcher) refresh() error {
 	}
 	w.states <- state
 	w.last = &state
-	return nil
+	return again, nil
 }
 
 // receive turns messages into events until reading fails. What a message says does not matter: it only

@@ -165,13 +165,13 @@ func (r *Reconciler) adoptServices(names map[uint32]bpf.Service, backends map[ui
 // adoptSources gives the source ranges to their ports.
 func (r *Reconciler) adoptSources(services map[uint32]struct{}, sources map[bpf.SourceRange]uint32) {
 	byService := make(map[uint32]listing[bpf.SourceRange])
-	for s := range sources {
+	for s, bits := range sources {
 		id, _ := s.Parse()
 		services[id] = struct{}{}
 		if byService[id] == nil {
 			byService[id] = make(listing[bpf.SourceRange])
 		}
-		byService[id][s] = true
+		byService[id][s] = bits == s.Bits
 	}
 	for _, p := range r.ports {
 		p.sources = byService[p.id]

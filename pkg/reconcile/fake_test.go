@@ -196,7 +196,7 @@ func (f *fake) DeleteMembers(list []bpf.Member) error {
 func (f *fake) PutSourceRange(s bpf.SourceRange) error {
 	err := f.call("PutSourceRange")
 	if err == nil || f.totalWrites()%2 == 0 {
-		f.sources[s] = 1
+		f.sources[s] = s.Bits
 		f.count("ranges")
 	}
 	return err

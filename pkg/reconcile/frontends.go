@@ -174,6 +174,9 @@ func (p *port) frontend(want *endpoints.Resolved, i int) bpf.Frontend {
 	if len(w.SourceRanges) > 0 {
 		f.Flags |= bpf.FlagRanges
 	}
+	if want.Maglev {
+		f.Flags |= bpf.FlagMaglev
+	}
 	if w.Inside == endpoints.Local {
 		f.Flags |= bpf.FlagInsideLocal
 	}

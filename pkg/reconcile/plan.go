@@ -122,7 +122,7 @@ func (pl *plan) planBackends() {
 func (pl *plan) planPool(w *endpoints.Pool) {
 	i := poolIndex(w.Name.IPv6, w.Name.Scope)
 	have, pp := &pl.port.pools[i], &pl.pools[i]
-	*pp = poolPlan{wanted: true, verdict: verdict(w.Verdict), choices: choices(w)}
+	*pp = poolPlan{wanted: true, verdict: verdict(w.Verdict), choices: pl.choices(w)}
 	pp.publish = have.id == 0 || have.word.Verdict != pp.verdict || have.word.Length != uint32(len(pp.choices)) ||
 		len(have.slots) != len(pp.choices)
 	for i := 0; i < len(pp.choices) && !pp.publish; i++ {
@@ -131,14 +131,18 @@ func (pl *plan) planPool(w *endpoints.Pool) {
 	}
 }
 
-// choices returns what the slots of a pool hold, as indices of backends: each once. Weights repeat them
-// here, and a Maglev table is laid out here.
-func choices(p *endpoints.Pool) []int { return p.Backends }
+// choices returns what the slots of a pool hold, as indices of backends: each once, or a Maglev table.
+func (pl *plan) choices(p *endpoints.Pool) []int {
+	if pl.want.Maglev {
+		return maglev(p.Backends, func(i int) netip.AddrPort { return pl.want.Backends[i].Addr })
+	}
+	return p.Backends
+}
 
 // slots returns the slots of a pool, as far as its backends are there.
 func (pl *plan) slots(w *endpoints.Pool) []bpf.Slot {
 	slots := make([]bpf.Slot, 0, len(w.Backends))
-	for _, choice := range choices(w) {
+	for _, choice := range pl.choices(w) {
 		b := &pl.backends[choice]
 		slots = append(slots, bpf.Slot{Backend: b.id, Generation: b.entry.Generation})
 	}

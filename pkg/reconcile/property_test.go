@@ -47,7 +47,6 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 	wi.settled(w)
 	r := newReconciler(f)
 	view := w.view
-	release := func() {} // of the sweep that is on its way
 	for step := range 40 {
 		var changes []Change
 		if rng.IntN(8) == 0 {
@@ -69,7 +68,6 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		if rng.Float64() < restart {
 			f.restart()
 			r = newReconciler(f)
-			release = func() {}
 			adopting = true
 			if err := r.Adopt(); err != nil {
 				t.Fatal(err)
@@ -83,8 +81,8 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		}
 		if step%3 == 0 { // the wait of the last sweep ends, another begins
 			f.mustQuiesce(t)
-			release()
-			release = r.Sweep()
+			r.Release()
+			r.Sweep()
 		}
 		if rng.IntN(3) == 0 {
 			_, _ = r.Retry()
@@ -110,7 +108,7 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 	}
 	f.fail = nil
 	f.mustQuiesce(t)
-	release()
+	r.Release()
 	mustCollect(t, r)
 	diff(t, w.scratch(t), mustDump(t, f))
 	f.checkLists(t, w)

@@ -43,16 +43,22 @@ func (r *Reconciler) Collect() error {
 		r.stats.Errors++
 		return fmt.Errorf("wait for the readers of unlinked entries: %w", err)
 	}
-	r.Sweep()()
+	collected := r.trash
+	r.trash = trash{}
+	r.release(collected)
 	return nil
 }
 
-// Sweep is Collect for those who cannot wait: they call what it returns when a [Tables].Quiesce that began
-// afterwards, beside other work, has succeeded. It concerns what has been unlinked so far.
-func (r *Reconciler) Sweep() (release func()) {
-	swept := r.trash
-	r.trash = trash{}
-	return func() { r.release(swept) }
+// Sweep and [Reconciler.Release] are Collect for those who cannot wait. Sweep takes what has been unlinked so far;
+// Release is to be called when a [Tables].Quiesce that began afterwards, beside other work, has succeeded, and
+// before the next Sweep.
+func (r *Reconciler) Sweep() { r.swept, r.trash = r.trash, trash{} }
+
+// Release makes available again what the last Sweep took.
+func (r *Reconciler) Release() {
+	swept := r.swept
+	r.swept = trash{}
+	r.release(swept)
 }
 
 func (r *Reconciler) release(swept trash) {

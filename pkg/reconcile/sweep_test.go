@@ -24,6 +24,9 @@ func TestSweep(t *testing.T) {
 	f := newFake()
 	r := newReconciler(f)
 	mustApply(t, r, nil, []Change{web(1, 3), web(2, 3)})
+	if _, err := r.Prune(); err != nil {
+		t.Fatal(err)
+	}
 	pool := func(i byte) uint32 {
 		return f.frontends[bpf.NewFrontendKey(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 1, i}), 80), 6)].Inside
 	}
@@ -32,7 +35,10 @@ func TestSweep(t *testing.T) {
 	if !r.Unlinked() {
 		t.Fatal("nothing was unlinked")
 	}
-	release := r.Sweep()
+	r.Sweep()
+	if found := audit(t, r, func() {}); len(found) > 0 {
+		t.Errorf("the audit takes what was swept for drift: %v", found)
+	}
 	if r.Unlinked() {
 		t.Error("swept, and still to be swept")
 	}
@@ -44,7 +50,7 @@ func TestSweep(t *testing.T) {
 		t.Error("what was unlinked during the sweep is lost")
 	}
 	f.mustQuiesce(t)
-	release()
+	r.Release()
 	mustApply(t, r, nil, []Change{web(4, 3)})
 	if got := pool(4); got != first {
 		t.Errorf("pool %d was taken, not %d, which has been released", got, first)

@@ -13,6 +13,8 @@ import (
 
 const (
 	labelProxyName = "service.kubernetes.io/service-proxy-name"
+	// annotationBalancing on a Service chooses its endpoints.Balancing.
+	annotationBalancing = "svcproxy.io/load-balancing"
 
 	// What the API server puts in, and admits, as the timeout of a session affinity.
 	defaultAffinitySeconds = 10800
@@ -50,6 +52,7 @@ func convertService(svc *corev1.Service) (*endpoints.Service, []error) {
 		InternalLocal: spec.InternalTrafficPolicy != nil && *spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal: externallyAccessible(spec) && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Affinity:      affinity(spec, &found),
+		Balancing:     balancing(svc.Annotations, &found),
 	}
 	s.LoadBalancerIPs = loadBalancerIPs(svc.Status.LoadBalancer.Ingress, &found)
 	s.SourceRanges, s.LoadBalancerIPs = sourceRanges(spec.LoadBalancerSourceRanges, s.LoadBalancerIPs, &found)
@@ -201,6 +204,19 @@ func affinity(spec *corev1.ServiceSpec, found *findings) time.Duration {
 		}
 	}
 	return time.Duration(seconds) * time.Second
+}
+
+// balancing is what the Service's own annotation says.
+func balancing(annotations map[string]string, found *findings) endpoints.Balancing {
+	text, ok := annotations[annotationBalancing]
+	if !ok {
+		return endpoints.Default
+	}
+	b, err := endpoints.ParseBalancing(text)
+	if err != nil {
+		found.add("metadata.annotations[%s]: %w", annotationBalancing, err)
+	}
+	return b
 }
 
 // healthCheckNodePort is.

@@ -174,6 +174,11 @@ func TestConvertService(t *testing.T) {
 			s.Spec.SessionAffinity = corev1.ServiceAffinityNone
 			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr(int32(60))}}
 		}, want: func(*endpoints.Service) {}},
+		{name: "Maglev by annotation", edit: func(s *corev1.Service) { s.Annotations = map[string]string{"svcproxy.io/load-balancing": "maglev"} },
+			want: func(s *endpoints.Service) { s.Balancing = endpoints.Maglev }},
+		{name: "unknown balancing", edit: func(s *corev1.Service) { s.Annotations = map[string]string{"svcproxy.io/load-balancing": "best"} },
+			want:     func(*endpoints.Service) {},
+			problems: []string{`Service default/web: metadata.annotations[svcproxy.io/load-balancing]: "best" is neither random nor maglev`}},
 		{name: "unknown affinity", edit: func(s *corev1.Service) { s.Spec.SessionAffinity = "Cookie" }, want: func(*endpoints.Service) {},
 			problems: []string{`Service default/web: spec.sessionAffinity: "Cookie" is not None or ClientIP`}},
 		{name: "R-1.14 external Local does not count on a plain ClusterIP", edit: func(s *corev1.Service) {
