@@ -30,7 +30,11 @@ bench: build      ## connections a second through a ClusterIP against the pod ad
 	hack/setup test
 	$(GO) test ./test -run '^$$' -bench ClusterIP -benchtime 1x -v
 
-help:             ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
+bench-control: build ## programming latency, start, memory, CPU: svcproxy and kube-proxy side by side, ten minutes (needs root)
+	hack/setup test
+	$(GO) run ./bench/control $(ARGS)
 
-.PHONY: build demo test lint generate verify image bench help
+help:             ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 16
+
+.PHONY: build demo test lint generate verify image bench bench-control help

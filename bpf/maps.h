@@ -4,6 +4,9 @@
  *
  * pools, slots and backends are arrays that Go writes as memory. Each sits in a one-entry outer map:
  * installing a larger copy there is how they grow without a program being touched (DESIGN D3).
+ *
+ * A hash has 16 bytes of buckets for each entry it may ever have, from the beginning: a limit is memory that every node
+ * pays. Those of LRU maps are entries that are all there from the beginning.
  */
 #ifndef SVCPROXY_MAPS_H
 #define SVCPROXY_MAPS_H
@@ -36,7 +39,7 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, 1 << 19);
 	__type(key, struct frontend_key);
 	__type(value, struct frontend);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -59,7 +62,7 @@ KEEP(struct, backend);
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, 1 << 18);
 	__type(key, struct member);
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -89,7 +92,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 1 << 18);
 	__type(key, __u32);
 	__type(value, struct service);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -125,7 +128,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 1 << 19);
 	__type(key, struct tuple);
 	__type(value, struct flow);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

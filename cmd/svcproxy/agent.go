@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -26,6 +27,9 @@ import (
 const (
 	// collectPeriod is how often the packet path's flows are looked through for expired ones.
 	collectPeriod = 15 * time.Second
+	// sweepDelay gathers what several changes have unlinked: each wait for the kernel's readers costs all
+	// processors a little.
+	sweepDelay = 100 * time.Millisecond
 	// linkRetry is how soon a link that could not be attached to is tried again.
 	linkRetry = 2 * time.Second
 	// podCIDRPatience is kube-proxy's.
@@ -54,8 +58,7 @@ type agent struct {
 	state      *watch.State
 	health     *health.Proxy
 	metrics    *metrics.Metrics
-	client     kubernetes.Interface // nil with --manifests
-	nodeKnown  chan struct{}        // closed by the loop when the links have been told the node's addresses
+	nodeKnown  chan struct{} // closed by the loop when the links have been told the node's addresses
 
 	// Both of capacity 1, told when UDP backends have gone.
 	stale   chan struct{} // sockets may be connected to them
@@ -72,6 +75,7 @@ type agent struct {
 	view     *endpoints.View // nil until the first pass
 	changes  []watch.Change  // kept until then
 	triggers []watch.Trigger // of the changes that are not yet in the kernel
+	decoded  []time.Time     // when their events were
 	attached bool
 	retry    *time.Timer // for what failed in the tables
 	relink   *time.Timer // for links that could not be attached to
@@ -85,13 +89,12 @@ type agent struct {
 	written  reconcile.Stats
 }
 
-// watch runs the source of Services until ctx is done.
-func (a *agent) watch(ctx context.Context) error {
-	name := a.config.Node
-	if a.config.Manifests != "" {
-		return ignoreCanceled(ctx, watch.RunManifests(ctx, a.config.Manifests, name, a.state, a.log))
+// watchServices runs the source of Services until ctx is done.
+func watchServices(ctx context.Context, c *config.Config, client kubernetes.Interface, state *watch.State, log *slog.Logger) error {
+	if c.Manifests != "" {
+		return ignoreCanceled(ctx, watch.RunManifests(ctx, c.Manifests, c.Node, state, log))
 	}
-	return ignoreCanceled(ctx, watch.RunAPI(ctx, a.client, name, a.state, a.log))
+	return ignoreCanceled(ctx, watch.RunAPI(ctx, client, c.Node, state, log))
 }
 
 // run is the loop: what has changed is taken, and in the kernel before the next is looked at. Changes that
@@ -103,6 +106,12 @@ func (a *agent) run(ctx context.Context) error {
 	for _, f := range families {
 		a.health.Updated(f) // examined from now on, in case no sync ever succeeds
 	}
+	var swept <-chan bool // of a sweep that is on its way
+	defer func() {
+		if swept != nil {
+			<-swept // it uses the tables
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -114,12 +123,8 @@ func (a *agent) run(ctx context.Context) error {
 			continue
 		default:
 		}
-		if a.reconciler.Unlinked() {
-			// Waits for the kernel's readers, so only when no change is waiting.
-			if err := a.reconciler.Collect(); err != nil {
-				a.log.Error("free unlinked entries", "error", err)
-			}
-			continue
+		if swept == nil && a.reconciler.Unlinked() {
+			swept = a.sweep(ctx)
 		}
 		if a.audited {
 			a.stepAudit()
@@ -154,6 +159,11 @@ func (a *agent) run(ctx context.Context) error {
 			if before { // else the first pass has done it, or will
 				a.setUplinks()
 			}
+		case ok := <-swept:
+			swept = nil
+			if ok { // else ctx is done
+				a.reconciler.Release()
+			}
 		case <-a.relink.C:
 			a.setUplinks()
 		case <-a.podCIDRs.C:
@@ -170,6 +180,30 @@ func wake(c chan<- struct{}) {
 	case c <- struct{}{}:
 	default: // it is about to
 	}
+}
+
+// sweep waits, beside the loop, for the kernel's readers of what has been unlinked, and sends true when it can be
+// released; it closes the channel if ctx ends first.
+func (a *agent) sweep(ctx context.Context) <-chan bool {
+	swept := make(chan bool, 1)
+	a.reconciler.Sweep()
+	go func() {
+		defer close(swept)
+		for delay := sweepDelay; ; delay = a.config.SyncPeriod() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(delay):
+			}
+			err := a.datapath.Quiesce()
+			if err == nil {
+				swept <- true
+				return
+			}
+			a.log.Error("wait for the readers of unlinked entries", "error", err, "retry", a.config.SyncPeriod())
+		}
+	}()
+	return swept
 }
 
 func stoppedTimer() *time.Timer {
@@ -257,15 +291,19 @@ func (a *agent) apply(changes []watch.Change) error {
 		return nil
 	}
 	wanted := make([]reconcile.Change, len(a.changes))
-	a.triggers = a.triggers[:0]
+	now := time.Now()
+	a.triggers, a.decoded = a.triggers[:0], a.decoded[:0]
 	for i, c := range a.changes {
 		c.Service = a.admitted(c.Service)
 		wanted[i] = reconcile.Change{Name: c.Name, Service: c.Service, Slices: c.Slices}
 		a.triggers = append(a.triggers, c.Triggers...)
+		if !c.Decoded.IsZero() {
+			a.metrics.ObserveTaken(now.Sub(c.Decoded))
+			a.decoded = append(a.decoded, c.Decoded)
+		}
 		a.consequences.expect(c, a.view)
 	}
 	a.changes = nil
-	now := time.Now()
 	a.metrics.QueuedSync(now)
 	for _, f := range families {
 		a.health.QueuedUpdate(f)
@@ -327,7 +365,10 @@ func (a *agent) finish(result reconcile.Result, err error) {
 	for _, t := range a.triggers {
 		a.metrics.ObserveProgramming(families[family(t.IPv6)], now.Sub(t.Time))
 	}
-	a.triggers = a.triggers[:0]
+	for _, t := range a.decoded {
+		a.metrics.ObserveWritten(now.Sub(t))
+	}
+	a.triggers, a.decoded = a.triggers[:0], a.decoded[:0]
 	a.metrics.Synced(now)
 	a.log.Debug("programmed", "services", result.Services, "writes", result.Writes)
 	if !a.attached {
@@ -358,6 +399,7 @@ func (a *agent) attach(result reconcile.Result) {
 	a.mend.Reset(a.config.SyncPeriod())
 	a.scheduleAudit()
 	a.health.SetAwaiting()
+	go debug.FreeOSMemory() // decoding the lists took several times what is left of them
 	a.log.Info("serving", "services", result.Services, "writes", result.Writes+pruned.Writes, "nodePortAddresses", a.view.NodePorts)
 }
 

@@ -104,6 +104,17 @@ func run(ctx context.Context, c *config.Config, flags map[string]string, log *sl
 		return err
 	}
 	defer claim.Release()
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); _ = group.Wait() }() // its error, if any, has been returned
+	client, events, err := connect(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	// The lists are read while the kernel verifies the programs: both take long.
+	state := watch.NewState()
+	group.Go(func() error { return watchServices(ctx, c, client, state, log) })
+
 	datapath, err := loadDatapath(c, log)
 	if err != nil {
 		return err
@@ -128,15 +139,10 @@ func run(ctx context.Context, c *config.Config, flags map[string]string, log *sl
 	}
 	pages := metrics.Pages{Configz: configz, Flags: flags, Version: version, Profiling: c.Proxy.EnableProfiling}
 
-	group, ctx := errgroup.WithContext(ctx)
-	client, events, err := connect(ctx, c, log)
-	if err != nil {
-		return err
-	}
 	a := &agent{
-		client: client, claim: claim,
+		claim:  claim,
 		config: c, log: log, policy: policy, datapath: datapath, reconciler: reconciler, links: links,
-		state: watch.NewState(), health: proxyHealth, metrics: m,
+		state: state, health: proxyHealth, metrics: m,
 		nodeKnown: make(chan struct{}), stale: make(chan struct{}, 1), tracked: make(chan struct{}, 1),
 		auditRead: make(chan error, 1), checkNow: make(chan os.Signal, 1),
 	}
@@ -147,7 +153,6 @@ func run(ctx context.Context, c *config.Config, flags map[string]string, log *sl
 	events.aboutNode(v1.EventTypeNormal, reasonStarting, actionStart, "")
 
 	group.Go(func() error { return c.WatchFile(ctx) })
-	group.Go(func() error { return a.watch(ctx) })
 	group.Go(func() error { a.watchLinks(ctx); return nil })
 	group.Go(func() error { return a.run(ctx) })
 	group.Go(func() error { return a.collectFlows(ctx) })

@@ -27,6 +27,7 @@ type Tables struct {
 	slots    *table[Slot]
 	backends *table[Backend]
 	filter   *addressFilter
+	barrier  *barrier
 }
 
 func openTables(maps map[string]*ebpf.Map, specs map[string]*ebpf.MapSpec) (t *Tables, err error) {
@@ -45,7 +46,10 @@ func openTables(maps map[string]*ebpf.Map, specs map[string]*ebpf.MapSpec) (t *T
 	if t.backends, err = openTable[Backend](maps["backends"], specs["backends"], maxBackends); err != nil {
 		return t, err
 	}
-	t.filter, err = openAddressFilter(maps["address_filter"])
+	if t.filter, err = openAddressFilter(maps["address_filter"]); err != nil {
+		return t, err
+	}
+	t.barrier, err = newBarrier()
 	return t, err
 }
 
@@ -62,6 +66,9 @@ func (t *Tables) close() error {
 	}
 	if t.filter != nil {
 		errs = append(errs, t.filter.close())
+	}
+	if t.barrier != nil {
+		errs = append(errs, t.barrier.close())
 	}
 	return errors.Join(errs...)
 }
@@ -225,15 +232,8 @@ func (t *Tables) AddAddress(addr netip.Addr) { t.filter.add(addr) }
 // RemoveAddress takes one AddAddress back. The filter closes when no flow needs it any more.
 func (t *Tables) RemoveAddress(addr netip.Addr) { t.filter.remove(addr) }
 
-// Quiesce returns when every program that was running has ended: an update of a map of maps waits for
-// just that (kernel/bpf/syscall.c, maybe_wait_bpf_programs), on one CPU and under nohz_full as well, where
-// membarrier does not.
-func (t *Tables) Quiesce() error {
-	if err := t.pools.outer.Put(uint32(0), t.pools.inner); err != nil {
-		return fmt.Errorf("wait for running programs: %w", err)
-	}
-	return nil
-}
+// Quiesce returns when every program that was running has ended. Safe for concurrent use.
+func (t *Tables) Quiesce() error { return t.barrier.wait() }
 
 // Fill says how full a table is.
 type Fill struct{ Entries, Limit uint64 }

@@ -19,6 +19,7 @@ type Metrics struct {
 	sync, fullSync, partialSync  *prometheus.HistogramVec
 	lastSync, lastQueued         *prometheus.GaugeVec
 	programming                  *prometheus.HistogramVec
+	wait, pass, change           prometheus.Histogram
 	endpointChanges              changes
 	serviceChanges               changes
 	noLocalEndpoints             *prometheus.GaugeVec
@@ -60,6 +61,9 @@ func New(version, revision string) *Metrics {
 	m.livez = m.counters("kubeproxy_proxy_livez_total", "Answers to /livez by HTTP status.", "code")
 
 	m.tableWrites = m.counters("svcproxy_table_writes_total", "Entries written to or deleted from the data path's tables.", "table")
+	m.wait = m.stage("svcproxy_sync_wait_duration_seconds", "Time that a change of a Service has waited, from its event's being decoded, until a pass takes it.")
+	m.pass = m.stage("svcproxy_sync_pass_duration_seconds", "Time that a pass over changes takes: model, difference, and writing it to the kernel.")
+	m.change = m.stage("svcproxy_sync_change_duration_seconds", "Time from a change's event being decoded to its being in the kernel: our own share of the programming latency.")
 	m.rejectedObjects = m.counters("svcproxy_rejected_objects_total", "Objects left out because they are invalid.", "kind")
 	m.drift = m.counters("svcproxy_drift_total", "What somebody else had changed or removed in the kernel, and was put back: entries of a table, programs, pins.", "in")
 	m.audits = prometheus.NewCounter(prometheus.CounterOpts{Name: "svcproxy_audits_total", Help: "Times that the tables were compared with what they should say."})
@@ -76,6 +80,16 @@ func programmingBuckets() []float64 {
 	b = append(b, prometheus.LinearBuckets(1, 1, 59)...)
 	b = append(b, prometheus.LinearBuckets(60, 5, 12)...)
 	return append(b, prometheus.LinearBuckets(120, 30, 7)...)
+}
+
+var stageBuckets = []float64{50e-6, 100e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3,
+	10e-3, 15e-3, 20e-3, 30e-3, 50e-3, 100e-3, 250e-3, 1, 5}
+
+// stage is a histogram of what takes microseconds.
+func (m *Metrics) stage(name, help string) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: stageBuckets})
+	m.registry.MustRegister(h)
+	return h
 }
 
 func (m *Metrics) histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
@@ -109,6 +123,7 @@ func (m *Metrics) changes(kind, what string) changes {
 
 // ObserveSync says how long one pass took, successful or not; full: it compared everything.
 func (m *Metrics) ObserveSync(full bool, d time.Duration) {
+	m.pass.Observe(d.Seconds())
 	kind := m.partialSync
 	if full {
 		kind = m.fullSync
@@ -118,6 +133,12 @@ func (m *Metrics) ObserveSync(full bool, d time.Duration) {
 		kind.WithLabelValues(string(f)).Observe(d.Seconds())
 	}
 }
+
+// ObserveTaken says how long a change of a Service has waited for the pass that takes it.
+func (m *Metrics) ObserveTaken(waited time.Duration) { m.wait.Observe(waited.Seconds()) }
+
+// ObserveWritten says how old a change was when it was in the kernel.
+func (m *Metrics) ObserveWritten(age time.Duration) { m.change.Observe(age.Seconds()) }
 
 // QueuedSync says that a pass was asked for.
 func (m *Metrics) QueuedSync(now time.Time) { setTime(m.lastQueued, now) }

@@ -216,3 +216,25 @@ func TestLint(t *testing.T) {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 }
+
+// The stages of a change: its wait, the pass that takes it, and both together.
+func TestObserveStages(t *testing.T) {
+	m := New("", "")
+	m.ObserveTaken(100 * time.Microsecond)
+	m.ObserveSync(false, 200*time.Microsecond)
+	m.ObserveWritten(300 * time.Microsecond)
+	gathered, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range gathered {
+		if name, ok := strings.CutPrefix(family.GetName(), "svcproxy_sync_"); ok {
+			got[name] = family.GetMetric()[0].GetHistogram().GetSampleSum()
+		}
+	}
+	want := map[string]float64{"wait_duration_seconds": 0.0001, "pass_duration_seconds": 0.0002, "change_duration_seconds": 0.0003}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("stages (-want +got):\n%s", diff)
+	}
+}

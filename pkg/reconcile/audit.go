@@ -263,11 +263,13 @@ func (a *Audit) compareArrays(yield func(*Drift) bool) {
 			}
 		}
 	}
-	for _, id := range r.trash.unlinked.pools {
-		pools[id] = true
-	}
-	for _, b := range r.trash.unlinked.backends {
-		backends[b.id] = true
+	for _, t := range []*trash{&r.trash, &r.swept} {
+		for _, id := range t.unlinked.pools {
+			pools[id] = true
+		}
+		for _, b := range t.unlinked.backends {
+			backends[b.id] = true
+		}
 	}
 	// What differs is put right before anybody can take such an id for his own.
 	var found []*Drift

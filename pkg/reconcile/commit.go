@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/svcproxy/svcproxy/pkg/bpf"
+	"github.com/svcproxy/svcproxy/pkg/endpoints"
 )
 
 // commit writes what pl says, up to the pools. Memory takes writes without fail; what they need has been
@@ -172,8 +173,8 @@ func (r *Reconciler) room(a *array, lack func() uint32) error {
 	return nil
 }
 
-// anticipate grows the arrays once for what a large set of new Services will need, instead of step by
-// step: each step waits for the kernel's readers. That it fails is no harm here.
+// anticipate grows arrays and maps once for what a large set of new Services will need, instead of step by
+// step: each step of an array waits for the kernel's readers. That it fails is no harm here.
 func (r *Reconciler) anticipate(changes []Change) {
 	if len(changes) < 2 {
 		return
@@ -191,6 +192,10 @@ func (r *Reconciler) anticipate(changes []Change) {
 	if len(r.ports) > 0 || ports < minLength {
 		return // adopted arrays have their size; a few Services can grow theirs by doubling
 	}
+	if len(r.services) == 0 {
+		r.services = make(map[endpoints.ObjectName]*service, len(changes))
+	}
+	r.ports = make(map[endpoints.PortName]*port, ports)
 	_ = r.arrays.pools.grow(ports)
 	_ = r.arrays.backends.grow(backends)
 	_ = r.arrays.slots.grow(backends)

@@ -23,6 +23,16 @@ type frontend struct {
 	kernel   []bpf.Frontend
 	absent   bool
 	filtered bool // the address has been added to the filter
+
+	// Where claims and kernel are as long as they have one element, which is nearly always.
+	oneClaim [1]claim
+	oneValue [1]bpf.Frontend
+}
+
+// newFrontend makes f a frontend of that key that is neither claimed nor in the kernel.
+func newFrontend(f *frontend, key bpf.FrontendKey) {
+	f.key, f.absent = key, true
+	f.claims, f.kernel = f.oneClaim[:0], f.oneValue[:0]
 }
 
 // A claim is a port's to a frontend.
@@ -66,11 +76,16 @@ func (r *Reconciler) claim(p *port, want *endpoints.Resolved) {
 	before := p.frontends
 	p.created = want.Created
 	p.frontends = make([]*frontend, len(want.Frontends))
+	var fresh []frontend // made together, for they go together
 	for i := range want.Frontends {
 		key := frontendKey(want, i)
 		f := r.frontends[key]
 		if f == nil {
-			f = &frontend{key: key, absent: true}
+			if len(fresh) == 0 {
+				fresh = make([]frontend, len(want.Frontends)-i)
+			}
+			f, fresh = &fresh[0], fresh[1:]
+			newFrontend(f, key)
 			r.frontends[key] = f
 		}
 		p.frontends[i] = f

@@ -47,7 +47,7 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 	wi.settled(w)
 	r := newReconciler(f)
 	view := w.view
-	for range 40 {
+	for step := range 40 {
 		var changes []Change
 		if rng.IntN(8) == 0 {
 			w.view = randomView(rng)
@@ -79,6 +79,11 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		if rng.IntN(2) == 0 {
 			_ = r.Collect()
 		}
+		if step%3 == 0 { // the wait of the last sweep ends, another begins
+			f.mustQuiesce(t)
+			r.Release()
+			r.Sweep()
+		}
 		if rng.IntN(3) == 0 {
 			_, _ = r.Retry()
 		} else {
@@ -102,6 +107,8 @@ func randomChanges(t *testing.T, rng *rand.Rand, fail, restart float64) {
 		t.Fatal(err)
 	}
 	f.fail = nil
+	f.mustQuiesce(t)
+	r.Release()
 	mustCollect(t, r)
 	diff(t, w.scratch(t), mustDump(t, f))
 	f.checkLists(t, w)

@@ -56,6 +56,7 @@ type Reconciler struct {
 	restricting map[restriction]int // how many frontends in the kernel ask for source ranges
 	slots       []uint32            // backend → how often slots of pools name it
 	trash       trash
+	swept       trash // waits for Release
 
 	pass    uint64      // counts updates
 	plans   []plan      // of the current update

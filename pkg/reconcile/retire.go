@@ -43,13 +43,29 @@ func (r *Reconciler) Collect() error {
 		r.stats.Errors++
 		return fmt.Errorf("wait for the readers of unlinked entries: %w", err)
 	}
-	for _, id := range r.trash.cleared {
+	collected := r.trash
+	r.trash = trash{}
+	r.release(collected)
+	return nil
+}
+
+// Sweep and [Reconciler.Release] are Collect for those who cannot wait. Sweep takes what has been unlinked so far;
+// Release is to be called when a [Tables].Quiesce that began afterwards, beside other work, has succeeded, and
+// before the next Sweep.
+func (r *Reconciler) Sweep() { r.swept, r.trash = r.trash, trash{} }
+
+// Release makes available again what the last Sweep took.
+func (r *Reconciler) Release() {
+	swept := r.swept
+	r.swept = trash{}
+	r.release(swept)
+}
+
+func (r *Reconciler) release(swept trash) {
+	for _, id := range swept.cleared {
 		r.backendIDs.give(id)
 	}
-	r.trash.cleared = r.trash.cleared[:0]
-
-	g := r.trash.unlinked
-	r.trash.unlinked = garbage{}
+	g := swept.unlinked
 	for _, id := range g.pools {
 		r.setPool(id, bpf.Pool{})
 		r.poolIDs.give(id)
@@ -65,7 +81,6 @@ func (r *Reconciler) Collect() error {
 	for _, id := range g.services {
 		r.serviceIDs.give(id)
 	}
-	return nil
 }
 
 // abandon takes all from p that the model gave it; the kernel's side follows when frontends have moved.

@@ -52,6 +52,6 @@ type Tables interface {
 	RemoveAddress(netip.Addr)
 
 	// Quiesce returns when no program that was running when it was called still runs: what was unlinked
-	// before may be reused. Takes milliseconds.
+	// before may be reused. Takes milliseconds; alone among these it may be called by another goroutine.
 	Quiesce() error
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +22,6 @@ import (
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/svcproxy/svcproxy/pkg/endpoints"
 )
@@ -374,43 +374,73 @@ func TestAPIOutage(t *testing.T) {
 	})
 }
 
-func TestHandlerTombstones(t *testing.T) {
+// TestStoreReplace: a list is everything: what it leaves out has gone, and so has what was wrong with it.
+func TestStoreReplace(t *testing.T) {
 	log, lines := newLog()
-	for _, tt := range []struct {
-		name string
-		obj  any
-	}{
-		{"with the last known object", cache.DeletedFinalStateUnknown{Key: "default/web", Obj: &cached{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}}},
-		{"with nothing but the name", cache.DeletedFinalStateUnknown{Key: "default/web"}},
-		{"an object", &cached{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			state := syncedState(t, serviceEdit(webModel(nil)))
-			h := &handler{kind: kindService, sink: &sink{state: state, report: newReporter(state, log)}, log: log}
-			h.OnDelete(tt.obj)
-			wantUpdate(t, state, Update{Changes: []Change{{Name: webName}}})
-		})
-	}
-	state := syncedState(t, serviceEdit(webModel(nil)))
-	h := &handler{kind: kindService, sink: &sink{state: state, report: newReporter(state, log)}, log: log}
-	h.OnDelete("nonsense")
-	h.OnAdd("nonsense", true)
-	h.OnUpdate(nil, cache.DeletedFinalStateUnknown{Key: "a/b/c"})
-	h.OnDelete(cache.DeletedFinalStateUnknown{Key: "a/b/c"})
-	wantUpdate(t, state, Update{})
-	if n := lines.count("ERROR", "not ours"); n != 4 {
-		t.Errorf("%d complaints, want 4:\n%s", n, lines)
-	}
-}
-
-// TestShrinkTwice: the cache may give the transform what it has transformed.
-func TestShrinkTwice(t *testing.T) {
-	src := &apiSource{interner: newInterner()}
-	once, err := src.shrink(web(nil))
+	state := NewState()
+	src := &apiSource{sink: sink{state: state, report: newReporter(state, log)}, interner: newInterner()}
+	s := src.store(kindService)
+	bad := web(func(s *corev1.Service) { s.Name = "bad"; s.Spec.ClusterIP = "" })
+	transform := s.Transformer()
+	listed, err := transform(web(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if twice, err := src.shrink(once); err != nil || twice != once {
-		t.Errorf("shrunk again to %v, %v; want the same", twice, err)
+	if again, err := transform(listed); err != nil || again != listed {
+		t.Errorf("transformed again to %v, %v; want the same", again, err) // the reflector may
 	}
+	for _, list := range [][]any{{listed, bad}, {}, {bad}} {
+		if err := s.Replace(list, "1"); err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 2 {
+			state.sync()
+			wantUpdate(t, state, Update{Changes: []Change{{Name: webName, Service: webModel(nil)}}})
+		}
+	}
+	wantUpdate(t, state, Update{Changes: []Change{{Name: webName}}})
+	if n := lines.count("ERROR", "default/bad"); n != 2 {
+		t.Errorf("%d complaints, want 2:\n%s", n, lines)
+	}
+	if !s.wait(t.Context()) {
+		t.Error("not synced")
+	}
+}
+
+// TestStoreDecoded: a change is as old as the first of its events; what is listed has no age.
+func TestStoreDecoded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _ := newLog()
+		state := NewState()
+		src := &apiSource{sink: sink{state: state, report: newReporter(state, log)}, interner: newInterner()}
+		s := src.store(kindService)
+		decoded := func() time.Time {
+			t.Helper()
+			changes := state.Take().Changes
+			if len(changes) != 1 {
+				t.Fatalf("%d changes, want 1", len(changes))
+			}
+			return changes[0].Decoded
+		}
+		if err := s.Replace([]any{web(nil)}, "1"); err != nil {
+			t.Fatal(err)
+		}
+		state.sync()
+		if got := decoded(); !got.IsZero() {
+			t.Errorf("listed at %v", got)
+		}
+		first := time.Now()
+		for _, event := range []func() error{
+			func() error { return s.Delete(web(nil)) },
+			func() error { return s.Add(web(func(s *corev1.Service) { s.Spec.Ports[0].Port = 81 })) },
+		} {
+			if err := event(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second) // the bubble's
+		}
+		if got := decoded(); !got.Equal(first) {
+			t.Errorf("decoded at %v, want %v", got, first)
+		}
+	})
 }

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
 )
 
 const (
@@ -55,7 +54,7 @@ func bigSlice(n int) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// bytesPerEndpoint returns what an endpoint of 100,000 costs once a real informer has brought it into a
+// bytesPerEndpoint returns what an endpoint of 100,000 costs once a real reflector has brought it into a
 // State, everything included.
 func bytesPerEndpoint(tb testing.TB) float64 {
 	tb.Helper()
@@ -63,7 +62,8 @@ func bytesPerEndpoint(tb testing.TB) float64 {
 	state := NewState()
 	log := slog.New(slog.DiscardHandler)
 	src := &apiSource{client: fake.NewClientset(), log: log, sink: sink{state: state, report: newReporter(state, log)}, interner: newInterner()}
-	informer, registration, err := src.informer(resource{
+	store := src.store(kindSlice)
+	r := resource{
 		kind: kindSlice, example: &discoveryv1.EndpointSlice{},
 		list: func(context.Context, metav1.ListOptions) (kruntime.Object, error) {
 			list := &discoveryv1.EndpointSliceList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
@@ -73,15 +73,12 @@ func bytesPerEndpoint(tb testing.TB) float64 {
 			return list, nil
 		},
 		watch: func(context.Context, metav1.ListOptions) (apiwatch.Interface, error) { return apiwatch.NewFake(), nil },
-	})
-	if err != nil {
-		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(tb.Context())
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); informer.RunWithContext(ctx) }()
-	if !cache.WaitFor(ctx, "", registration.HasSyncedChecker()) {
-		tb.Fatal("the informer has not synced")
+	go func() { defer close(stopped); src.reflect(ctx, r, store) }()
+	if !store.wait(ctx) {
+		tb.Fatal("there was no list")
 	}
 	state.sync()
 	state.Take()
@@ -89,7 +86,7 @@ func bytesPerEndpoint(tb testing.TB) float64 {
 	if got := state.Counters().EndpointChanges; got != manySlices {
 		tb.Fatalf("%d slices arrived, want %d", got, manySlices)
 	}
-	runtime.KeepAlive(informer)
+	runtime.KeepAlive(store)
 	cancel()
 	<-stopped
 	return float64(used) / (manySlices * endpointsInSlice)

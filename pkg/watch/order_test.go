@@ -14,7 +14,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/svcproxy/svcproxy/pkg/bpf"
 	"github.com/svcproxy/svcproxy/pkg/endpoints"
@@ -102,7 +101,7 @@ func lengthen[T any](table *[]T, n uint32) error {
 type chain struct {
 	t          *testing.T
 	source     *apiSource
-	handlers   map[string]*handler
+	stores     map[string]*store
 	state      *State
 	tables     *memory
 	reconciler *reconcile.Reconciler
@@ -113,21 +112,38 @@ type chain struct {
 func newChain(t *testing.T) *chain {
 	log := slog.New(slog.DiscardHandler)
 	state := NewState()
-	c := &chain{t: t, state: state, tables: newMemory(), handlers: make(map[string]*handler),
+	c := &chain{t: t, state: state, tables: newMemory(), stores: make(map[string]*store),
 		source: &apiSource{log: log, sink: sink{state: state, report: newReporter(state, log), node: "node-a"}, interner: newInterner()}}
 	for _, kind := range []string{kindService, kindSlice, kindNode, kindServiceCIDR} {
-		c.handlers[kind] = &handler{kind: kind, sink: &c.source.sink, log: log}
+		c.stores[kind] = c.source.store(kind)
 	}
 	c.reconciler = reconcile.New(c.tables, log)
 	return c
 }
 
-func (c *chain) shrunk(o runtime.Object) *cached {
-	kept, err := c.source.shrink(o)
+func (c *chain) must(err error) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return kept.(*cached)
+}
+
+// list tells all objects of a kind, in any order, some of them converted while they were streamed.
+func (c *chain) list(rng *rand.Rand, kind string, objects map[int]runtime.Object, kinds map[int]string) {
+	var list []any
+	for _, number := range rng.Perm(orderObjects) {
+		o := objects[number]
+		if o == nil || kinds[number] != kind {
+			continue
+		}
+		var item any = o
+		if rng.IntN(2) == 0 {
+			var err error
+			item, err = c.stores[kind].Transformer()(o)
+			c.must(err)
+		}
+		list = append(list, item)
+	}
+	c.must(c.stores[kind].Replace(list, "1"))
 }
 
 // take does with an update what the agent does.
@@ -163,11 +179,11 @@ func (c *chain) dump() string {
 
 // randomVersion is some state of the object that a number stands for: the first are Services, then slices,
 // ServiceCIDRs, our Node and another one. nil: it does not exist.
-func randomVersion(rng *rand.Rand, number int) (kind, name string, o runtime.Object) {
+func randomVersion(rng *rand.Rand, number int) (kind string, o runtime.Object) {
 	gone := rng.IntN(4) == 0
 	switch {
 	case number < 4:
-		kind, name = kindService, fmt.Sprintf("default/s%d", number)
+		kind = kindService
 		o = web(func(s *corev1.Service) {
 			s.Name = fmt.Sprintf("s%d", number)
 			s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", 1+rng.IntN(4)) // they collide
@@ -188,7 +204,7 @@ func randomVersion(rng *rand.Rand, number int) (kind, name string, o runtime.Obj
 			}
 		})
 	case number < 12:
-		kind, name = kindSlice, fmt.Sprintf("default/slice-%d", number)
+		kind = kindSlice
 		o = webSlice(func(s *discoveryv1.EndpointSlice) {
 			s.Name = fmt.Sprintf("slice-%d", number)
 			s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", rng.IntN(4))} // they move
@@ -202,28 +218,28 @@ func randomVersion(rng *rand.Rand, number int) (kind, name string, o runtime.Obj
 			}
 		})
 	case number < 15:
-		kind, name = kindServiceCIDR, fmt.Sprintf("cidr-%d", number)
-		o = serviceCIDR(name, fmt.Sprintf("10.%d.0.0/16", 96+rng.IntN(4)))
+		kind = kindServiceCIDR
+		o = serviceCIDR(fmt.Sprintf("cidr-%d", number), fmt.Sprintf("10.%d.0.0/16", 96+rng.IntN(4)))
 	case number == 15: // once gone its last state is kept: so that the end says it all, it is there
-		kind, name, gone = kindNode, "node-a", false
+		kind, gone = kindNode, false
 		o = nodeA(func(n *corev1.Node) {
 			n.Labels[corev1.LabelTopologyZone] = fmt.Sprintf("z%d", rng.IntN(3))
 			n.Status.Addresses = n.Status.Addresses[:2+rng.IntN(3)]
 		})
 	default:
-		kind, name = kindNode, "node-b"
+		kind = kindNode
 		o = nodeA(func(n *corev1.Node) { n.Name = "node-b" })
 	}
 	if gone {
 		o = nil
 	}
-	return kind, name, o
+	return kind, o
 }
 
 const orderObjects = 17
 
-// TestEventOrder: events of many objects in any order, some twice, some left out by a list, deletions told with or
-// without the object, taken whenever: the tables are those of the objects as they are in the end.
+// TestEventOrder: events of many objects in any order, some twice, some left out by a list, deletions told with
+// some state of the object or found by a list, taken whenever: the tables are those of the objects as they are in the end.
 func TestEventOrder(t *testing.T) {
 	frontends := 0
 	for range 150 {
@@ -238,45 +254,41 @@ func TestEventOrder(t *testing.T) {
 // eventOrder returns how many frontends there were in the end.
 func eventOrder(t *testing.T, rng *rand.Rand) int {
 	c := newChain(t)
-	present := make(map[int]*cached) // as the handler was told
-	final := make(map[int]runtime.Object)
-	kinds, names := make(map[int]string), make(map[int]string)
+	present := make(map[int]runtime.Object) // as the store was told
+	kinds := make(map[int]string)
 	cidrsSynced := false
 	synced := false
 	for range 200 {
 		number := rng.IntN(orderObjects)
-		kind, name, o := randomVersion(rng, number)
-		h, before := c.handlers[kind], present[number]
-		kinds[number], names[number], final[number] = kind, name, o
+		kind, o := randomVersion(rng, number)
+		s, before := c.stores[kind], present[number]
+		kinds[number] = kind
 		switch {
 		case o != nil:
-			now := c.shrunk(o)
-			for range 1 + rng.IntN(2) { // told again: a resync, or a list
+			present[number] = o
+			for range 1 + rng.IntN(2) { // told again: the watch began anew
 				if before == nil {
-					h.OnAdd(now, rng.IntN(2) == 0)
+					c.must(s.Add(o))
 				} else {
-					h.OnUpdate(before, now)
+					c.must(s.Update(o))
 				}
 			}
-			present[number] = now
 		case before != nil:
-			h.OnDelete([]any{
-				before,
-				cache.DeletedFinalStateUnknown{Key: name, Obj: before},
-				cache.DeletedFinalStateUnknown{Key: name},
-				c.shrunk(lastKnown(rng, number)), // not the state that we were told last
-			}[rng.IntN(4)])
 			delete(present, number)
+			switch rng.IntN(3) {
+			case 0:
+				c.must(s.Delete(before))
+			case 1:
+				c.must(s.Delete(lastKnown(rng, number))) // not the state that we were told last
+			case 2:
+				c.list(rng, kind, present, kinds)
+			}
 		}
 		switch rng.IntN(12) {
 		case 0:
 			c.take()
-		case 1: // a list: everything again, in any order
-			for _, number := range rng.Perm(orderObjects) {
-				if o := present[number]; o != nil {
-					c.handlers[kinds[number]].OnUpdate(o, o)
-				}
-			}
+		case 1:
+			c.list(rng, kind, present, kinds)
 		case 2:
 			if !synced {
 				synced = true
@@ -299,10 +311,8 @@ func eventOrder(t *testing.T, rng *rand.Rand) int {
 	c.take()
 
 	fresh := newChain(t)
-	for number, o := range final {
-		if o != nil {
-			fresh.handlers[kinds[number]].OnAdd(fresh.shrunk(o), true)
-		}
+	for number, o := range present {
+		fresh.must(fresh.stores[kinds[number]].Add(o))
 	}
 	fresh.state.sync()
 	fresh.state.syncServiceCIDRs()
@@ -324,7 +334,7 @@ func eventOrder(t *testing.T, rng *rand.Rand) int {
 
 func lastKnown(rng *rand.Rand, number int) runtime.Object {
 	for {
-		if _, _, o := randomVersion(rng, number); o != nil {
+		if _, o := randomVersion(rng, number); o != nil {
 			return o
 		}
 	}

@@ -42,7 +42,7 @@ func (o *outage) observe(ctx context.Context, err error) {
 }
 
 // ordinary reports whether err is part of the protocol: the server has forgotten the version to go on
-// from, or is too old to stream a list. The informer knows what to do.
+// from, or is too old to stream a list. The reflector knows what to do.
 func ordinary(err error) bool {
 	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err)
 }

@@ -28,6 +28,7 @@ type State struct {
 	nodePending bool
 	cidrs       serviceCIDRs
 	counters    Counters
+	decoded     time.Time // of the event that is being applied
 }
 
 // service is a Service that exists, has slices, or was said to exist by the last Take.
@@ -39,8 +40,9 @@ type service struct {
 
 // pending is what has happened to a Service since the last Take.
 type pending struct {
-	service  bool // the object has changed
-	slices   int  // how often one of its slices has
+	service  bool      // the object has changed
+	slices   int       // how often one of its slices has
+	since    time.Time // when the first event of it was decoded; zero: it was listed
 	triggers []Trigger
 }
 
@@ -98,7 +100,7 @@ func (s *State) Take() Update {
 	for name, p := range s.pending {
 		svc := s.services[name]
 		if svc.object != nil || svc.taken {
-			u.Changes = append(u.Changes, Change{Name: name, Service: svc.object, Slices: append([]*endpoints.Slice(nil), svc.slices...), Triggers: p.triggers})
+			u.Changes = append(u.Changes, Change{Name: name, Service: svc.object, Slices: append([]*endpoints.Slice(nil), svc.slices...), Decoded: p.since, Triggers: p.triggers})
 		}
 		svc.taken = svc.object != nil
 		if svc.object == nil && len(svc.slices) == 0 {
@@ -143,9 +145,13 @@ type edit struct {
 }
 
 // apply makes the edits visible at once. Those that change nothing are no changes.
-func (s *State) apply(edits ...edit) {
+func (s *State) apply(edits ...edit) { s.applySince(time.Time{}, edits...) }
+
+// applySince is apply for edits whose event was decoded at that time.
+func (s *State) applySince(decoded time.Time, edits ...edit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.decoded = decoded
 	changed := false
 	for _, e := range edits {
 		o := e.object
@@ -279,7 +285,7 @@ func (s *State) touch(name endpoints.ObjectName) (*service, *pending) {
 	}
 	p := s.pending[name]
 	if p == nil {
-		p = &pending{}
+		p = &pending{since: s.decoded}
 		s.pending[name] = p
 	}
 	return svc, p

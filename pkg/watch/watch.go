@@ -15,6 +15,8 @@ type Change struct {
 	Name    endpoints.ObjectName
 	Service *endpoints.Service // nil: gone, or not ours to serve
 	Slices  []*endpoints.Slice // by name; may outlive the Service
+	// Decoded is when the first event of the change was; zero: it came with a list.
+	Decoded time.Time
 	// Triggers are the causes of each changed slice, for the latency of programming.
 	Triggers []Trigger
 }
